@@ -45,6 +45,7 @@ ABOVE = {"__init__", "__main__", "cli", "metadata_database", "plugin", "provider
 FOLDERS: dict[str, dict[str, set[str]]] = {
     "operators": {
         "webhook": set(),
+        "dataflow": set(),
         "events": set(),
         "high_availability": set(),
         "supervisor": {"high_availability"},

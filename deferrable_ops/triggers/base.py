@@ -1,8 +1,4 @@
-"""The base class of all triggers, for the parts that all triggers have in common.
-
-The base class identifies the task attempt, registers the attempt's wait in the inbox, ends the task, and detects that
-a user ended the task.
-"""
+"""The base class of all triggers. It registers the wait of a task attempt, ends the task, and detects kills."""
 
 from __future__ import annotations
 
@@ -23,6 +19,7 @@ from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
 from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
+from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
@@ -223,7 +220,6 @@ class TaskTrigger(BaseTrigger):
     def get_template_env(self, dag: DAG | None = None) -> jinja2.Environment:
         """Return Airflow's template environment, changed so that an undefined name is an error, as on a worker."""
         environment: jinja2.Environment = super().get_template_env(dag)
-        # By default, a triggerer renders an undefined name as ''.
         environment.undefined = jinja2.StrictUndefined
         return environment
 
@@ -239,8 +235,7 @@ class TaskTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Do the task's work, then yield one event, which ends the task or resumes the task on a worker."""
-        # Thousands of triggers wait here. Each additional coroutine between run() and wait() would need 260 bytes per
-        # trigger.
+        # Thousands of triggers wait here. Each further coroutine between run() and wait() would need 260 bytes.
         started_at = time.monotonic()
         try:
             attempt = await self._until_deployed(self._prepare_attempt)
@@ -328,6 +323,28 @@ class TaskTrigger(BaseTrigger):
             for task in (settling, working):
                 task.cancel()
             await asyncio.gather(settling, working, return_exceptions=True)
+
+    async def launch_once(self, launch: Callable[[Claim], Awaitable[Any]]) -> Any:
+        """Launch the task's external work, unless it was launched before, and return the recorded response.
+
+        If another process is launching it, wait until that process has recorded a response or has lost its claim.
+
+        :param launch: an async function that launches the work and returns the response to record, a JSON value. It
+            must call :meth:`~deferrable_ops.inbox.waits.launches.Claim.check` before each request.
+        :return: the recorded response; None if the task's wait ended before the work was launched.
+        """
+        while self.current.launched_at is None:
+            claim: Claim | None = None
+            try:
+                async with self.inbox.launches.claim(self.current.id) as claim:
+                    if claim is not None:
+                        await claim.record(await launch(claim))
+            except ClaimLost:
+                self.log.info("Another process is launching the work of this task")
+            self.current = await self.inbox.waits.get(self.current.id)
+            if claim is None:
+                break
+        return self.current.launch_answer
 
     async def stop_previous_attempts(self) -> None:
         """Cancel the external work of all other attempts of the task, and return when all this work is cancelled.

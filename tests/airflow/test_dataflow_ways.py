@@ -55,7 +55,7 @@ def test_example_runs_on_the_fake(airflow: RealAirflow, dataflow: OutsideDataflo
     [load] = [job for job in dataflow.jobs("load-orders-") if job.id == task.xcom("job_id")]
     assert load.request["launchParameter"]["parameters"] == {"date": run.run_id.split("__")[1][:10]}
     assert load.labels["team"] == "orders"
-    assert run.task("count_words").xcom()["currentState"] == "JOB_STATE_DONE"
+    assert run.task("count_words").xcom("job")["currentState"] == "JOB_STATE_DONE"
     assert run.task("drain_the_old_stream").xcom() == []
     assert run.worker_processes() == 0
 

@@ -47,7 +47,7 @@ def test_triggerer_that_comes_back_launches_nothing_and_cancels_nothing(
     second.resume()
     airflow.triggerer.resume()
     for told_by_its_claim in (before, during):
-        told_by_its_claim.wait_for_log("Another process is launching the job")
+        told_by_its_claim.wait_for_log("Another process is launching the work")
     for waiting in (before, during, after):
         waiting.wait_for_log(REASSIGNED, timeout=120)
     wait_until(

@@ -97,8 +97,8 @@ class Cancellations:
     async def mark_failed(self, cancellation: Cancellation, *, counts: bool = True) -> bool:
         """Record that an attempt to stop the external work failed.
 
-        :param counts: whether the attempt counts towards the limit of 10 attempts. An attempt that failed because of an
-            outage does not count.
+        :param counts: whether the attempt counts towards the limit of 10 attempts. Only an attempt that a service
+            refused counts.
         :return: whether another attempt will be made. There are no more attempts after 10 attempts that count, or a
             week after the end of the wait.
         """

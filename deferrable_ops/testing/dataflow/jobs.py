@@ -63,6 +63,7 @@ class FakeJob:
     :param stop_seconds: how many seconds it takes to cancel or drain the job.
     :param list_lag: for how many seconds the new job is missing from lists of jobs; None selects `list_lag` of
         :class:`FakeDataflow`.
+    :param metrics: the job's metrics, by name.
     """
 
     id: str
@@ -82,6 +83,7 @@ class FakeJob:
     messages: list[Message] = field(default_factory=list)
     replaced_by: str = ""
     stops_asked: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:

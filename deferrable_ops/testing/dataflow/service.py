@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 
 from deferrable_ops.testing.dataflow.jobs import NOT_ACTIVE, FakeJob
 from deferrable_ops.testing.dataflow.trouble import Trouble
-from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES, NUMBER_OF_IMPORTANCE, QUEUED
+from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES, NUMBER_OF_IMPORTANCE, QUEUED, RUNNING
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -120,6 +120,16 @@ class Service:
             added.time.FromNanoseconds(_nanoseconds(message.time))
         return answer
 
+    async def get_job_metrics(self, request: Any, context: Any) -> Any:
+        """GetJobMetrics returns the metrics of a job."""
+        job = await self._find(request, context)
+        answer = api.JobMetrics()
+        for name, scalar in job.metrics.items():
+            added = api.JobMetrics.pb(answer).metrics.add()
+            added.name.origin, added.name.name = "user", name
+            added.scalar.number_value = scalar
+        return answer
+
     async def _launch(self, request: Any, parameters: Any, context: Any) -> FakeJob:
         name, labels = parameters.job_name, dict(parameters.environment.additional_user_labels)
         if not _NAME.fullmatch(name):
@@ -132,6 +142,14 @@ class Service:
             for job in self._store.jobs()
             if job.name == name and job.region == request.location and not job.is_finished
         ]
+        described = MessageToDict(type(request).pb(request))
+        if parameters.update:
+            if not active or active[-1].state != RUNNING:
+                message = f"there is no running job named {name} to update"
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+            new = self._store.create(name, request.project_id, request.location, labels, described)
+            active[-1].replace(new.id)
+            return new
         if active and self._store.second_launch == "return":
             return active[0]
         if active:
@@ -140,7 +158,6 @@ class Service:
                 "setting a different name."
             )
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, message)
-        described = MessageToDict(type(request).pb(request))
         return self._store.create(name, request.project_id, request.location, labels, described)
 
     async def _find(self, request: Any, context: Any) -> FakeJob:
@@ -175,6 +192,7 @@ METHODS: dict[str, list[tuple[str, str, Any, Any]]] = {
         ("UpdateJob", "update_job", api.UpdateJobRequest, api.Job),
         ("ListJobs", "list_jobs", api.ListJobsRequest, api.ListJobsResponse),
     ],
+    "MetricsV1Beta3": [("GetJobMetrics", "get_job_metrics", api.GetJobMetricsRequest, api.JobMetrics)],
     "MessagesV1Beta3": [
         ("ListJobMessages", "list_job_messages", api.ListJobMessagesRequest, api.ListJobMessagesResponse)
     ],

@@ -12,7 +12,15 @@ from google.cloud.dataflow_v1beta3 import InvalidTemplateParameters
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.status_pb2 import Status
 
-METHODS = ("LaunchFlexTemplate", "LaunchTemplate", "GetJob", "ListJobs", "UpdateJob", "ListJobMessages")
+METHODS = (
+    "LaunchFlexTemplate",
+    "LaunchTemplate",
+    "GetJob",
+    "GetJobMetrics",
+    "ListJobs",
+    "UpdateJob",
+    "ListJobMessages",
+)
 
 
 @dataclass

@@ -12,13 +12,15 @@ from deferrable_ops.triggers.dataflow.request import (
     WAIT_LABEL,
     Kind,
     field_of,
+    fixed_name,
+    is_true,
     launch_parameters,
     name_prefix,
     to_camel,
     valid_prefix,
 )
 from deferrable_ops.triggers.dataflow.states import EXPECTED_STATES
-from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES
+from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES, STATE_NAMES
 
 IsUnresolved = Callable[[Any], bool]
 """A function that returns whether a value contains an unresolved template. In the triggerer, no template is
@@ -27,15 +29,20 @@ unresolved.
 
 ON_KILL: Final = ("cancel", "drain", "leave")
 HOW_TO_STOP: Final = ("cancel", "drain")
+RESULTS: Final = ("job", "id", "metrics")
 
 _REGION = re.compile(r"[a-z]+(?:-[a-z]+)*[0-9]*")
 _ZONE = re.compile(r"([a-z]+(?:-[a-z]+)+[0-9]+)-[a-z]")
 _LABEL_KEY = re.compile(r"[^\W\d_][-\w]{0,62}")
 _LABEL_VALUE = re.compile(r"[-\w]{0,63}")
 _UPDATE_REFUSED: Final = (
-    "body= has update: true, which replaces the running job with the same name; but each attempt of this task uses a "
-    "different name, so that it launches its job once. Remove update; to update a job, run "
-    "`gcloud dataflow flex-template run --update` and wait for it with DataflowJobSensor"
+    "update=True (in body=: update: true) replaces the running job with the same name; but each attempt of this task "
+    "uses a different name. Set append_job_name=False, so that the job keeps its name, or remove update"
+)
+_CREATE_OR_UPDATE: Final = "create_or_update_job"
+_EXPERIMENT_REFUSED: Final = (
+    f"additionalExperiments in body= has {_CREATE_OR_UPDATE}, which replaces the running job with the same name; "
+    "without append_job_name=False and update=True, it starts a second job. Set both, or remove the experiment"
 )
 
 
@@ -51,15 +58,17 @@ def validate_launch(kind: Kind, arguments: Mapping[str, Any], task_id: str, unre
     """
     _validate_job_wait(arguments, unresolved)
     _validate_choice("on_kill", arguments.get("when_killed"), ON_KILL, unresolved)
+    _validate_choice("on_timeout", arguments.get("on_timeout"), ON_KILL, unresolved)
     _validate_labels("labels", arguments.get("labels"), unresolved)
     given, body = arguments.get("job_name"), arguments.get("body")
     if given is not None and not unresolved(given) and not isinstance(given, str):
         raise InputError(f"job_name= must be a string, not {_type_name(given)}")
     if not unresolved(body):
         _validate_body(kind, body, arguments, unresolved)
+        _validate_update(launch_parameters(body), arguments, unresolved)
     prefix = name_prefix(given, body, task_id)
     if not unresolved(prefix) and not (given is None and unresolved(body)):
-        valid_prefix(str(prefix))
+        (valid_prefix if arguments.get("append_job_name", True) else fixed_name)(str(prefix))
 
 
 def validate_sensor(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
@@ -97,7 +106,25 @@ def _validate_choice(name: str, value: Any, choices: tuple[str, ...], unresolved
 def _validate_job_wait(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
     _validate_target(arguments, unresolved)
     _validate_choice("expected_state", arguments.get("expected_state"), EXPECTED_STATES, unresolved)
+    _validate_expected_states(arguments, unresolved)
+    _validate_choice("result", arguments.get("result"), RESULTS, unresolved)
     _validate_choice("log_messages", arguments.get("log_messages"), IMPORTANCES, unresolved)
+
+
+def _validate_expected_states(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
+    states = arguments.get("expected_states")
+    if states is None or unresolved(states):
+        return
+    if arguments.get("expected_state") is not None:
+        raise InputError("expected_states= and expected_state= are both given; remove expected_state=")
+    example = "expected_states={'JOB_STATE_DONE', 'JOB_STATE_CANCELLED'}"
+    if not isinstance(states, (list, tuple)) or not states:
+        raise InputError(f"expected_states= must be a set of the API's names of job states, e.g. {example}")
+    for state in states:
+        if not unresolved(state) and state not in STATE_NAMES:
+            raise InputError(
+                f"expected_states= has {state!r}, which is no job state of the API; set e.g. {example}"
+            )
 
 
 def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
@@ -163,9 +190,6 @@ def _validate_parameters(parameters: Mapping[str, Any], unresolved: IsUnresolved
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"body= has {twice} twice, in camelCase and in snake_case; remove one of them")
-    update = field_of(parameters, "update")
-    if not unresolved(update) and update not in (None, False, "", "false", "False"):
-        raise InputError(_UPDATE_REFUSED)
     _validate_strings("parameters", field_of(parameters, "parameters"), unresolved)
     _validate_strings("launchOptions", field_of(parameters, "launchOptions"), unresolved)
     environment = field_of(parameters, "environment")
@@ -173,6 +197,20 @@ def _validate_parameters(parameters: Mapping[str, Any], unresolved: IsUnresolved
         if not isinstance(environment, Mapping):
             raise InputError(f"body['environment'] must be a dict, not {_type_name(environment)}")
         _validate_labels("additionalUserLabels", field_of(environment, "additionalUserLabels"), unresolved)
+
+
+def _validate_update(parameters: Any, arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
+    in_body, mapping = field_of(parameters, "update"), arguments.get("transform_name_mapping")
+    updates = is_true(arguments.get("update")) or (not unresolved(in_body) and is_true(in_body))
+    keeps_name = not arguments.get("append_job_name", True)
+    if updates and not keeps_name:
+        raise InputError(_UPDATE_REFUSED)
+    if mapping is not None and not updates and not unresolved(in_body):
+        raise InputError("transform_name_mapping= is for update=True only; set update=True, or remove it")
+    _validate_strings("transform_name_mapping", mapping, unresolved)
+    experiments = field_of(field_of(parameters, "environment"), "additionalExperiments")
+    if isinstance(experiments, (list, tuple)) and _CREATE_OR_UPDATE in experiments and not updates:
+        raise InputError(_EXPERIMENT_REFUSED)
 
 
 def _validate_flex_template(parameters: Mapping[str, Any], unresolved: IsUnresolved) -> None:

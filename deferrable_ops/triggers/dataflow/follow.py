@@ -7,9 +7,11 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Final
+from urllib.parse import quote
 
 from deferrable_ops.backoff import Backoff
-from deferrable_ops.exceptions import DataflowError, DataflowUnavailable
+from deferrable_ops.exceptions import DataflowError, DataflowRefused, DataflowUnavailable
+from deferrable_ops.inbox.large_values import as_xcom
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
@@ -24,8 +26,9 @@ from deferrable_ops.upstreams.dataflow.client import (
     Update,
     use_dataflow,
 )
-from deferrable_ops.upstreams.dataflow.jobs import CANCELLED, DRAINED, RUNNING
+from deferrable_ops.upstreams.dataflow.jobs import CANCELLED, DONE, DRAINED, RUNNING
 
+JOB: Final = "job"
 JOB_ID: Final = "job_id"
 JOB_LINK_KEY: Final = "_link_DataflowJobLink"
 DEFAULT_POLL_INTERVAL: Final = 30.0
@@ -39,6 +42,18 @@ _REASON_CHARACTERS = 4_000
 def job_link(project_id: str, region: str, job_id: str) -> str:
     """Return the URL of a job in the Google Cloud console."""
     return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job_id}?project={project_id}"
+
+
+def launcher_log_link(project_id: str, job_id: str) -> str:
+    """Return the URL of the log of a flex template's launcher in Cloud Logging."""
+    query = "\n".join(
+        (
+            'resource.type="dataflow_step"',
+            f'resource.labels.job_id="{job_id}"',
+            f'logName="projects/{project_id}/logs/dataflow.googleapis.com%2Flauncher"',
+        )
+    )
+    return f"https://console.cloud.google.com/logs/query;query={quote(query, safe='')}?project={project_id}"
 
 
 class DataflowTrigger(TaskTrigger):
@@ -118,29 +133,45 @@ class FollowingTrigger(DataflowTrigger):
         "running" for a streaming job, otherwise "done".
     :param log_messages: messages of the job with at least this importance are written to the task's log; None writes
         no messages.
+    :param expected_states: the API's names of the states in which the task succeeds, instead of `expected_state`.
+    :param result: the value of a successful task: "job" is the job, "id" is the job's id, and "metrics" is the job with
+        its metrics. With "id", the XCom ``job`` contains the job.
     """
 
     job_arguments: ClassVar[tuple[str, ...]] = (
         *DataflowTrigger.target_arguments,
         "expected_state",
         "log_messages",
+        "expected_states",
+        "result",
     )
 
     def __init__(
-        self, *, expected_state: str | None = None, log_messages: str | None = "WARNING", **target: Any
+        self,
+        *,
+        expected_state: str | None = None,
+        log_messages: str | None = "WARNING",
+        expected_states: list[str] | None = None,
+        result: str = "job",
+        **target: Any,
     ) -> None:
         super().__init__(**target)
         self.expected_state = expected_state
         self.log_messages = log_messages
+        self.expected_states = expected_states
+        self.result = result
         # The following attributes are the progress, which is stored with the wait.
         self._job_id: str | None = None
         self._state: str | None = None
         self._read: MessageCursor | None = None
+        # Whether the job is a streaming job; None if this is not known.
+        self._is_streaming: bool | None = None
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
         """The keys of XComs that an earlier attempt of the task may have set."""
-        return (*super().xcoms_to_clear, JOB_ID, JOB_LINK_KEY)
+        job = (JOB,) if self.result == "id" else ()
+        return (*super().xcoms_to_clear, JOB_ID, JOB_LINK_KEY, *job)
 
     async def follow(self, dataflow: Dataflow, job_id: str) -> Outcome:
         """Wait for a job, or for the job that replaces it after an update, and return the outcome.
@@ -169,11 +200,12 @@ class FollowingTrigger(DataflowTrigger):
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
         """Return the task's outcome, the id of the job that replaces this job, or None if the task must wait longer."""
-        if job.state == RUNNING and job.is_streaming is None and self.expected_state is None:
+        by_type = self.expected_state is None and self.expected_states is None
+        if job.state == RUNNING and job.is_streaming is None and by_type:
             job = await dataflow.get(job.id)
-        match interpret_state(job.state, self.expected_state, job.is_streaming):
+        match interpret_state(job.state, self.expected_state, job.is_streaming, self.expected_states):
             case StateMeaning.REACHED:
-                return Success((job if job.labels else await dataflow.get(job.id)).as_dict())
+                return await self.succeed(dataflow, job if job.labels else await dataflow.get(job.id))
             case StateMeaning.FAILED:
                 return Failure(await self._failure_reason(dataflow, job))
             case StateMeaning.REPLACED:
@@ -184,6 +216,25 @@ class FollowingTrigger(DataflowTrigger):
                     job.state_name,
                 )
         return None
+
+    async def succeed(self, dataflow: Dataflow, job: Job) -> Success:
+        """Return the outcome of a task whose job is in the expected state."""
+        described = job.as_dict()
+        if self.result == "metrics":
+            try:
+                described["metrics"] = await dataflow.metrics(job.id)
+            except DataflowRefused as refused:
+                # The job has done its work, so the task must not fail.
+                self.log.warning("The result has no metrics: %s", refused)
+                described["metrics"] = None
+        if self.result != "id":
+            return Success(described)
+        if self.do_xcom_push:
+            if as_xcom(self.current.id, described) is described:
+                await self._push(JOB, described)
+            else:
+                self.log.warning("The XCom %s is not set: it is larger than max_xcom_bytes", JOB)
+        return Success(job.id)
 
     async def _replacement(self, dataflow: Dataflow, job: Job) -> str:
         # The API may return the id of the new job later than the state UPDATED.
@@ -197,26 +248,47 @@ class FollowingTrigger(DataflowTrigger):
 
     async def _failure_reason(self, dataflow: Dataflow, job: Job) -> str:
         if job.state == CANCELLED:
-            return f"the job {job.id} was cancelled"
+            texts = await self._messages(dataflow, job, "WARNING") or await self._messages(
+                dataflow, job, "BASIC"
+            )
+            return f"the job {job.id} was cancelled" + (f": {texts}" if texts else "")
+        if self.expected_states is not None and job.state in (DONE, DRAINED):
+            expected = ", ".join(self.expected_states)
+            return (
+                f"the job {job.id} ended in the state {job.state_name}; expected_states= has only {expected}"
+            )
         if job.state == DRAINED:
             return (
                 f"the job {job.id} was drained before it was done; "
                 "if that is a success, set expected_state='drained'"
             )
+        texts = await self._messages(dataflow, job, "ERROR")
+        reason = f"the job {job.id} failed: {texts or 'it has no error messages'}"
+        # A flex template's launcher runs before the job. Its output is not in the job's messages.
+        if job.is_streaming is None or "launch" in texts.lower():
+            reason += (
+                f"\nThe log of the launcher: {launcher_log_link(self.project_id, job.id)}"
+                f"\nThe job: {job_link(self.project_id, self.region, job.id)}"
+            )
+        return reason
+
+    async def _messages(self, dataflow: Dataflow, job: Job, least: str) -> str:
+        """Return the texts of a job's messages, for the reason of a failure; "" if there are none."""
         try:
             async with asyncio.timeout(_REASON_TIMEOUT):
-                errors = await dataflow.messages(job.id, least="ERROR")
+                messages = await dataflow.messages(job.id, least=least)
         except (DataflowError, TimeoutError) as error:
-            return f"the job {job.id} failed; its error messages could not be read ({error})"
-        texts = "\n".join(dict.fromkeys(message.text for message in errors))
-        # Keep the end of the text, because the last message describes why the job failed.
-        return f"the job {job.id} failed: {texts[-_REASON_CHARACTERS:] or 'it has no error messages'}"
+            return f"its messages could not be read ({str(error) or 'timeout'})"
+        # Keep the end of the text, because the last message describes why the job ended.
+        return "\n".join(dict.fromkeys(message.text for message in messages))[-_REASON_CHARACTERS:]
 
     def _log_update(self, update: Update) -> None:
         for message in update.messages:
             self._log_message(message)
         if update.cursor is not None:
             self._read = update.cursor
+        if update.job is not None and update.job.is_streaming is not None:
+            self._is_streaming = update.job.is_streaming
         if update.job is not None and update.job.state_name != self._state:
             self._state = update.job.state_name
             self.log.info("The job %s is in the state %s", update.job.id, self._state)
@@ -247,9 +319,12 @@ class FollowingTrigger(DataflowTrigger):
         link = job_link(self.project_id, self.region, job_id)
         xcoms = {JOB_LINK_KEY: link} | ({JOB_ID: job_id} if self.do_xcom_push else {})
         for key, value in xcoms.items():
-            try:
-                await self.push_xcom(key, value)
-            except Exception as error:
-                self.log.warning("Could not set the XCom %s: %s", key, type(error).__name__)
+            await self._push(key, value)
         self._job_id = job_id
         await self._save_progress()
+
+    async def _push(self, key: str, value: Any) -> None:
+        try:
+            await self.push_xcom(key, value)
+        except Exception as error:
+            self.log.warning("Could not set the XCom %s: %s", key, type(error).__name__)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from deferrable_ops.backoff import Backoff
@@ -18,7 +19,7 @@ from deferrable_ops.inbox import Wait
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, Kind
 from deferrable_ops.triggers.dataflow.states import NOT_STARTED
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job
-from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
+from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING, RESOURCE_CLEANING_UP
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,10 @@ class LaunchTimings:
 
 DEFAULT_TIMINGS: Final = LaunchTimings()
 
+_STOPPING: Final = frozenset({CANCELLING, DRAINING, RESOURCE_CLEANING_UP})
+# By how many seconds the clocks of Dataflow and of the inbox's database may differ.
+_CLOCK_DIFFERENCE: Final = 3_600.0
+
 
 class ForeignJob(DataflowError):
     """A job with the name for this task's job exists already, but this task attempt did not launch that job."""
@@ -58,6 +63,9 @@ class Launch:
 
     :param request: the whole launch request, with the job's name and a label that contains the id of the wait.
     :param name: the job's name.
+    :param keeps_name_since: the time at which the task began to wait, if other tasks and attempts use the same name;
+        None if only this attempt uses the name.
+    :param update: the request that replaces a running job with the same name; None if no job may be replaced.
     """
 
     def __init__(
@@ -69,8 +77,12 @@ class Launch:
         wait_id: str,
         log: Any,
         *,
+        keeps_name_since: float | None = None,
+        update: dict[str, Any] | None = None,
         timings: LaunchTimings = DEFAULT_TIMINGS,
     ) -> None:
+        self._keeps_name_since = keeps_name_since
+        self._update = update
         self._dataflow = dataflow
         self._kind = kind
         self._request = request
@@ -92,7 +104,9 @@ class Launch:
         retry_until = float("inf") if timeout is None else time.monotonic() + timeout
         backoff = Backoff(first_pause=self._timings.first_pause, longest_pause=self._timings.longest_pause)
         while True:
-            job = await find_job_of_wait(self._dataflow, self._name, self._wait_id, timings=self._timings)
+            job, others = await find_jobs(
+                self._dataflow, self._name, self._wait_id, self._keeps_name_since, timings=self._timings
+            )
             if job is not None:
                 self._log.info(
                     "Adopted the job %s (%s), which this attempt of the task has launched before",
@@ -101,10 +115,12 @@ class Launch:
                 )
                 return job
             try:
-                job = await self._dataflow.launch(self._kind, self._request, check)
+                request = self._request_beside(others)
+                job = await self._dataflow.launch(self._kind, request, check)
             except LaunchUncertain as error:
                 problem = str(error)
             else:
+                job = await self._require_own(job, {other.id for other in others})
                 self._log.info("Launched the job %s (%s)", job.name, job.id)
                 return job
             pause = backoff.failed()
@@ -115,33 +131,98 @@ class Launch:
             self._log.warning("%s; looking for the job again in %.1f s", problem, pause)
             await asyncio.sleep(pause)
 
+    def _request_beside(self, others: list[Job]) -> dict[str, Any]:
+        """Return the request to send, if other jobs have the name of this task's job.
 
-async def find_job_of_wait(
-    dataflow: Dataflow, name: str, wait_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
-) -> Job | None:
-    """Return the newest job with the given name and the label of the wait; None if no job has this name.
+        :raises ForeignJob: if the task must not launch a job with this name.
+        :raises LaunchUncertain: if another job with this name has to stop or to start first.
+        """
+        if others and self._keeps_name_since is None:
+            raise ForeignJob(
+                f"the job {others[0].id} has the name {self._name} but not this attempt's label "
+                f"{WAIT_LABEL}={self._wait_id}, so this task did not launch it; set another job_name= for this task"
+            )
+        active = next((job for job in others if not job.is_finished), None)
+        if active is None:
+            return self._request
+        if active.state in _STOPPING:
+            raise LaunchUncertain(f"the job {active.id} with the name {self._name} is still stopping")
+        if self._update is None:
+            raise ForeignJob(
+                f"the job {active.id} with the name {self._name} is active, and this attempt did not launch it; set "
+                "update=True to replace it, or stop it first"
+            )
+        if active.state in NOT_STARTED:
+            raise LaunchUncertain(
+                f"the job {active.id} with the name {self._name} can be updated only once it runs"
+            )
+        self._log.info("Updating the job %s (%s)", active.name, active.id)
+        return self._update
 
-    The job may be finished.
+    async def _require_own(self, job: Job, known: Collection[str]) -> Job:
+        """Return the job that Dataflow returned for the launch, if this attempt has launched the job.
 
-    :raises ForeignJob: if jobs with the given name exist, but none of these jobs has the label of the wait.
+        Dataflow may return an active job with the same name instead of an error.
+
+        :param known: the ids of jobs with this name that existed before the launch.
+        :raises ForeignJob: if the job has another label.
+        """
+        if job.labels.get(WAIT_LABEL) == self._wait_id:
+            return job
+        try:
+            labelled = await self._dataflow.get(job.id)
+        except DataflowRefused as refused:
+            # A new job may be returned by the launch before it can be read.
+            if refused.code != "NOT_FOUND" or job.id in known:
+                raise
+            return job
+        label = labelled.labels.get(WAIT_LABEL)
+        # If a job has not started, the API may return it without its labels.
+        is_new = label is None and labelled.state in NOT_STARTED and job.id not in known
+        if label == self._wait_id or is_new:
+            return labelled
+        raise ForeignJob(
+            f"Dataflow answered the launch with the job {job.id}, which has the name {self._name} but not this "
+            f"attempt's label {WAIT_LABEL}={self._wait_id}, so this task did not launch it; set another job_name="
+        )
+
+
+async def find_jobs(
+    dataflow: Dataflow,
+    name: str,
+    wait_id: str,
+    since: float | None = None,
+    *,
+    timings: LaunchTimings = DEFAULT_TIMINGS,
+) -> tuple[Job | None, list[Job]]:
+    """Return the newest job with the given name and the label of the wait, and the other jobs with this name.
+
+    The jobs may be finished. The job of the wait is None if there is none; then all jobs with the name are returned.
+
+    :param since: a time before which the job of the wait was not created, in seconds since the epoch.
     """
     jobs = await dataflow.find(name)
     for job in jobs:
+        if since is not None and _created_before(job, since - _CLOCK_DIFFERENCE):
+            break
         labelled = await _with_labels(dataflow, job.id, timings)
         if labelled.labels.get(WAIT_LABEL) == wait_id:
-            return labelled
-    if jobs:
-        raise ForeignJob(
-            f"the job {jobs[0].id} has the name {name} but not this attempt's label {WAIT_LABEL}={wait_id}, so this "
-            "task did not launch it; set another job_name= for this task"
-        )
-    return None
+            return labelled, [other for other in jobs if other.id != job.id]
+    return None, jobs
 
 
 async def find_launched(
-    dataflow: Dataflow, name: str, wait: Wait, *, timings: LaunchTimings = DEFAULT_TIMINGS
+    dataflow: Dataflow,
+    name: str,
+    wait: Wait,
+    *,
+    keeps_name: bool = False,
+    timings: LaunchTimings = DEFAULT_TIMINGS,
 ) -> Job | None:
-    """Return the job that a wait has launched or may have launched; None if no job was found."""
+    """Return the job that a wait has launched or may have launched; None if no job was found.
+
+    :param keeps_name: whether other attempts and tasks use the same name.
+    """
     if wait.launch_answer is not None:
         try:
             return await dataflow.get(wait.launch_answer["job_id"])
@@ -152,29 +233,43 @@ async def find_launched(
             raise
     for search in range(timings.searches):
         await asyncio.sleep(timings.search_every if search else 0)
-        try:
-            job = await find_job_of_wait(dataflow, name, wait.id, timings=timings)
-        except ForeignJob:
-            return None
+        since = wait.created_at if keeps_name else None
+        job, others = await find_jobs(dataflow, name, wait.id, since, timings=timings)
         if job is not None:
             return job
+        if others and not keeps_name:
+            return None
     return None
 
 
-async def stop_job(dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"]) -> Job:
+async def stop_job(
+    dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"], *, own_only: bool = False
+) -> Job:
     """Request that Dataflow stops a job, or the job that replaced this job. Ignore a job that is stopping or finished.
 
+    :param own_only: whether to leave a replacement that another wait has launched.
     :param how: how to stop the job: "cancel" or "drain". With "drain", a running streaming job is drained, and any
         other job is cancelled, because it cannot be drained.
     :return: the job as Dataflow returned it after the request.
     """
+    own = job.labels.get(WAIT_LABEL)
     while job.replaced_by is not None:
-        job = await dataflow.get(job.replaced_by)
+        replacement = await dataflow.get(job.replaced_by)
+        if own_only and replacement.labels.get(WAIT_LABEL, own) != own:
+            return job
+        job = replacement
     drainable = job.is_streaming and job.state not in NOT_STARTED
     how = "drain" if how == "drain" and drainable else "cancel"
     if job.is_finished or job.state == CANCELLING or (how == "drain" and job.state == DRAINING):
         return job
     return await dataflow.stop(job.id, how)
+
+
+def _created_before(job: Job, time: float) -> bool:
+    if job.created_at is None:
+        return False
+    # The first 19 characters are the time without the fraction of a second.
+    return datetime.fromisoformat(f"{job.created_at[:19]}+00:00").timestamp() < time
 
 
 async def _with_labels(dataflow: Dataflow, job_id: str, timings: LaunchTimings) -> Job:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal
 
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.inbox import Attempt
 
 Kind = Literal["flex", "classic"]
 
@@ -15,6 +16,7 @@ WAIT_LABEL: Final = "deferrable-ops-wait"
 """The label with the id of the wait that launched the job."""
 
 _NAME_LENGTH: Final = 63
+_LABEL_LENGTH: Final = 63
 _HASH_LENGTH: Final = 12
 _NAME = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?")
 _PARAMETERS: Final = {"flex": "launchParameter", "classic": "launchParameters"}
@@ -32,13 +34,27 @@ def job_name(prefix: str, wait_id: str) -> str:
     return f"{valid_prefix(prefix)}-{digest}"
 
 
-def valid_prefix(prefix: str) -> str:
+def fixed_name(name: str) -> str:
+    """Return the valid form of a job's name that is the same for all attempts.
+
+    :raises InputError: if the name is too long, or contains characters that a job's name must not contain.
+    """
+    if len(name.strip()) > _NAME_LENGTH:
+        raise InputError(
+            f"job_name= is {name!r}, which has more than {_NAME_LENGTH} characters; with append_job_name=False it is "
+            "not shortened, so set a shorter job_name="
+        )
+    return valid_prefix(name, _NAME_LENGTH)
+
+
+def valid_prefix(prefix: str, length: int = _NAME_LENGTH - _HASH_LENGTH - 1) -> str:
     """Return a job name prefix in lower case, with hyphens for ``_``, ``.`` and blanks, cut after 50 characters.
 
+    :param length: after how many characters the prefix is cut.
     :raises InputError: if the prefix contains characters that a job's name must not contain.
     """
     lowered = re.sub(r"[_.\s]", "-", prefix.strip().lower())
-    short = lowered[: _NAME_LENGTH - _HASH_LENGTH - 1].rstrip("-")
+    short = lowered[:length].rstrip("-")
     if not _NAME.fullmatch(short):
         raise InputError(
             f"job_name= (by default the task's id) is {prefix!r}, which is not valid in the name of a Dataflow job: "
@@ -62,12 +78,21 @@ def build_request(
     name: str,
     labels: Mapping[str, str] | None,
     wait_id: str,
+    task_labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the whole launch request: the body with the job's name and labels, and with field names in camelCase."""
+    """Return the whole launch request: the body with the job's name and labels, and with field names in camelCase.
+
+    :param task_labels: labels that the body and `labels` may replace.
+    """
     parameters = dict(launch_parameters(body))
     environment = dict(_pop_field(parameters, "environment") or {})
     body_labels = _pop_field(environment, "additionalUserLabels") or {}
-    environment["additionalUserLabels"] = {**body_labels, **(labels or {}), WAIT_LABEL: wait_id}
+    environment["additionalUserLabels"] = {
+        **(task_labels or {}),
+        **body_labels,
+        **(labels or {}),
+        WAIT_LABEL: wait_id,
+    }
     for overwritten in ("jobName", "update"):
         _pop_field(parameters, overwritten)
     for string_field in ("parameters", "launchOptions"):
@@ -79,6 +104,32 @@ def build_request(
         rest = {"gcsPath": _pop_field(parameters, "gcsPath")} if kind == "classic" else {}
     parameters |= {"jobName": name, "environment": environment}
     return {**rest, "projectId": project_id, "location": region, _PARAMETERS[kind]: parameters}
+
+
+def update_request(kind: Kind, request: dict[str, Any], mapping: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the request that replaces the running job with the same name.
+
+    :param request: the request that launches the job, from :func:`build_request`.
+    :param mapping: the new names of the pipeline's transforms, by their names in the running job.
+    """
+    name = _PARAMETERS[kind]
+    field = "transformNameMappings" if kind == "flex" else "transformNameMapping"
+    parameters = dict(request[name])
+    if mapping:
+        _pop_field(parameters, field)
+        parameters[field] = dict(mapping)
+    return {**request, name: parameters | {"update": True}}
+
+
+def is_true(value: Any) -> bool:
+    """Return whether a field of a body or an argument is true. A rendered template is a string."""
+    return value not in (None, False, "", "false", "False")
+
+
+def task_labels(attempt: Attempt) -> dict[str, str]:
+    """Return labels with the ids of the DAG, the task and the DAG run, by which Google Cloud can report costs."""
+    ids = {"airflow-dag": attempt.dag_id, "airflow-task": attempt.task_id, "airflow-run": attempt.run_id}
+    return {key: re.sub(r"[^-_a-z0-9]", "-", value.lower())[:_LABEL_LENGTH] for key, value in ids.items()}
 
 
 def classic_body(body: Any, given: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ docs/dataflow.md has a table of the states.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum
 from typing import Final
 
@@ -15,6 +16,7 @@ from deferrable_ops.upstreams.dataflow.jobs import (
     DRAINED,
     DRAINING,
     FAILED,
+    FINISHED,
     PAUSED,
     PAUSING,
     PENDING,
@@ -24,6 +26,7 @@ from deferrable_ops.upstreams.dataflow.jobs import (
     STOPPED,
     UNKNOWN,
     UPDATED,
+    state_number,
 )
 
 EXPECTED_STATES: Final = ("done", "running", "drained")
@@ -55,7 +58,12 @@ class StateMeaning(Enum):
     UNKNOWN = "unknown"
 
 
-def interpret_state(state: int, expected: str | None, is_streaming: bool | None) -> StateMeaning:
+def interpret_state(
+    state: int,
+    expected: str | None,
+    is_streaming: bool | None,
+    expected_states: Collection[str] | None = None,
+) -> StateMeaning:
     """Return what the state of a job means for the task that waits for the job.
 
     :param state: the state of the job, as a number of the API's enumeration JobState.
@@ -63,7 +71,10 @@ def interpret_state(state: int, expected: str | None, is_streaming: bool | None)
         streaming job and "done" otherwise.
     :param is_streaming: whether the job is a streaming job; None if the API has not returned the job's type, for
         example because the job has not started.
+    :param expected_states: the names of the states in which the task succeeds, instead of `expected`.
     """
+    if expected_states is not None:
+        return _interpret_expected(state, frozenset(map(state_number, expected_states)))
     awaited = expected or ("running" if is_streaming else "done")
     if state == DONE:
         return StateMeaning.REACHED
@@ -75,4 +86,25 @@ def interpret_state(state: int, expected: str | None, is_streaming: bool | None)
         return StateMeaning.FAILED
     if state == UPDATED:
         return StateMeaning.REPLACED
+    return StateMeaning.CONTINUE if state in _UNDER_WAY else StateMeaning.UNKNOWN
+
+
+def awaits_drained(expected: str | None, expected_states: Collection[str] | None) -> bool:
+    """Return whether a task waits until its job is drained. Only a streaming job can be drained."""
+    if expected_states is None:
+        return expected == "drained"
+    numbers = set(map(state_number, expected_states))
+    return DRAINED in numbers and DONE not in numbers and numbers <= FINISHED
+
+
+def _interpret_expected(state: int, expected: frozenset[int]) -> StateMeaning:
+    if state in expected:
+        return StateMeaning.REACHED
+    if state == UPDATED:
+        return StateMeaning.REPLACED
+    if state in (DONE, DRAINED) and not expected <= FINISHED:
+        # The job has been in the expected state between two polls.
+        return StateMeaning.REACHED
+    if state in FINISHED:
+        return StateMeaning.FAILED
     return StateMeaning.CONTINUE if state in _UNDER_WAY else StateMeaning.UNKNOWN

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final, Literal, cast
 
 from deferrable_ops.exceptions import DataflowRefused, LaunchRefused
 from deferrable_ops.inbox import Wait, WaitState
-from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
+from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.dataflow.arguments import (
     all_resolved,
@@ -23,10 +23,26 @@ from deferrable_ops.triggers.dataflow.launch import (
     find_launched,
     stop_job,
 )
-from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix
+from deferrable_ops.triggers.dataflow.request import (
+    Kind,
+    build_request,
+    field_of,
+    fixed_name,
+    is_true,
+    job_name,
+    launch_parameters,
+    name_prefix,
+    task_labels,
+    update_request,
+)
+from deferrable_ops.triggers.dataflow.states import awaits_drained
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
 
+# Refusals to stop a job that stay the same if the request is repeated.
+_FINAL_REFUSALS: Final = frozenset(
+    {"", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+)
 # A key of the wait's progress. It is set before a launch request is sent.
 _LAUNCH_SENT: Final = "asked"
 
@@ -40,6 +56,12 @@ class DataflowLaunchTrigger(FollowingTrigger):
     :param kind: the kind of template, "flex" or "classic".
     :param when_killed: the operator's argument `on_kill`, under another name, because ``on_kill`` is a method of
         triggers.
+    :param append_job_name: whether the job's name ends with a hash of the task attempt. If False, all attempts use the
+        same name.
+    :param update: whether the launch replaces a running job with the same name.
+    :param transform_name_mapping: the new names of the pipeline's transforms, by their names in the running job.
+    :param on_timeout: how the job is stopped after the deadline. None leaves a streaming job, and stops another job as
+        `when_killed` requires.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger"
@@ -52,6 +74,10 @@ class DataflowLaunchTrigger(FollowingTrigger):
         "when_killed",
         "wait_until_finished",
         "launch_timeout",
+        "on_timeout",
+        "append_job_name",
+        "update",
+        "transform_name_mapping",
     )
 
     launch_timings: ClassVar[LaunchTimings] = DEFAULT_TIMINGS
@@ -67,6 +93,10 @@ class DataflowLaunchTrigger(FollowingTrigger):
         when_killed: str = "cancel",
         wait_until_finished: bool = True,
         launch_timeout: float | None = None,
+        on_timeout: str | None = None,
+        append_job_name: bool = True,
+        update: bool = False,
+        transform_name_mapping: dict[str, str] | None = None,
         **following: Any,
     ) -> None:
         super().__init__(**following)
@@ -77,11 +107,15 @@ class DataflowLaunchTrigger(FollowingTrigger):
         self.when_killed = when_killed
         self.wait_until_finished = wait_until_finished
         self.launch_timeout = launch_timeout
+        self.on_timeout = on_timeout
+        self.append_job_name = append_job_name
+        self.update = update
+        self.transform_name_mapping = transform_name_mapping
 
     @property
     def cancellable(self) -> bool:
-        """Whether the job is stopped when a user ends the task."""
-        return self.when_killed != "leave"
+        """Whether the job is stopped when a user ends the task, or after the deadline."""
+        return self.when_killed != "leave" or self.on_timeout in ("cancel", "drain")
 
     def validate(self) -> None:
         """Check the rendered arguments.
@@ -99,19 +133,57 @@ class DataflowLaunchTrigger(FollowingTrigger):
     async def cancel(self, wait: Wait) -> None:
         """Cancel or drain the job, if the job may have been launched and is not finished."""
         may_be_launched = wait.launched_at is not None or (wait.progress or {}).get(_LAUNCH_SENT)
-        if not self.cancellable or not may_be_launched:
+        if not may_be_launched or self._how_to_stop(wait, None) == "leave":
             return
-        how = cast("Literal['cancel', 'drain']", self.when_killed)
         async with use_dataflow(self.target) as dataflow:
-            job = await find_launched(dataflow, self._name(), wait, timings=self.launch_timings)
-            if job is not None:
-                await stop_job(dataflow, job, how)
+            job = await find_launched(
+                dataflow,
+                self._name(),
+                wait,
+                keeps_name=not self.append_job_name,
+                timings=self.launch_timings,
+            )
+            how = self._how_to_stop(wait, job)
+            if job is not None and how != "leave":
+                await stop_job(dataflow, job, how, own_only=True)
 
     async def expired(self) -> Outcome:
         """Return a failure, because the job did not finish before the deadline."""
         job = f"the job {self._job_id}" if self._job_id else "the job"
-        stopped = f"it is stopped (on_kill={self.when_killed!r})" if self.cancellable else "it keeps running"
-        return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
+        return Failure(
+            f"{job} did not finish within the timeout of {self.timeout:g} s; {self._end_after_timeout()}"
+        )
+
+    def _end_after_timeout(self) -> str:
+        name, how = (
+            ("on_kill", self.when_killed) if self.on_timeout is None else ("on_timeout", self.on_timeout)
+        )
+        if how == "leave":
+            return "it keeps running"
+        if self.on_timeout is not None or self._is_streaming is False:
+            return f"it is stopped ({name}={how!r})"
+        if self._is_streaming or awaits_drained(self.expected_state, self.expected_states):
+            return "it is a streaming job and keeps running; set on_timeout= to stop it"
+        return f"it is stopped ({name}={how!r}), unless it is a streaming job"
+
+    def _how_to_stop(self, wait: Wait, job: Job | None) -> Literal["cancel", "drain", "leave"]:
+        """Return how to stop the job of a wait that is over.
+
+        :param job: the job; None if it is not known yet. The job may then be a batch job.
+        """
+        how = self.when_killed
+        if wait.state is WaitState.EXPIRED:
+            if self.on_timeout is not None:
+                how = self.on_timeout
+            elif job is not None and self._is_stream(job):
+                how = "leave"
+        return cast("Literal['cancel', 'drain', 'leave']", how)
+
+    def _is_stream(self, job: Job) -> bool:
+        # Dataflow may not return the type of a job that has not started. Only a streaming job can be drained.
+        if job.is_streaming is not None:
+            return job.is_streaming
+        return awaits_drained(self.expected_state, self.expected_states)
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
         """Return True if the task failed before a launch of the job was confirmed: Dataflow may have created the job
@@ -131,7 +203,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 return await self.follow(dataflow, job_id)
             self._load_progress()
             await self._publish_job_id(job_id)
-            return Success((await dataflow.get(job_id)).as_dict())
+            return await self.succeed(dataflow, await dataflow.get(job_id))
 
     async def _launched(self, dataflow: Dataflow) -> str | None:
         """Launch the job, unless an earlier run of this trigger has launched it. Return the job's id.
@@ -141,31 +213,26 @@ class DataflowLaunchTrigger(FollowingTrigger):
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
             await self._adopt_job_of_previous_attempt(dataflow)
-        while self.current.launched_at is None:
-            try:
-                async with self.inbox.launches.claim(self.current.id) as claim:
-                    if claim is not None:
-                        launch = self._launch(dataflow)
-                        check = partial(self._save_and_check, claim)
-                        job = await launch.until_accepted(check, self.launch_timeout)
-                        await claim.record({"job_id": job.id, "name": job.name})
-            except ClaimLost:
-                self.log.info("Another process is launching the job of this task")
-            launched = await self.inbox.waits.get(self.current.id)
-            if claim is None and launched.launched_at is None:
-                return None
-            self.current = launched
+        answer = await self.launch_once(partial(self._launch_job, dataflow))
+        if answer is None:
+            return None
         self.started = True
-        return cast("str", self.current.launch_answer["job_id"])
+        return cast("str", answer["job_id"])
+
+    async def _launch_job(self, dataflow: Dataflow, claim: Claim) -> dict[str, str]:
+        check = partial(self._save_and_check, claim)
+        return _answer(await self._launch(dataflow).until_accepted(check, self.launch_timeout))
 
     async def _adopt_job_of_previous_attempt(self, dataflow: Dataflow) -> None:
-        """If the previous attempt failed because the state of its job could not be read, and the job still runs,
-        continue with this job.
+        """If the previous attempt ended and left its job running, continue with this job.
 
+        The previous attempt left its job because it could not read the job's state, or because its deadline passed.
         Otherwise this attempt would launch a second job beside the first one.
         """
         previous = await self.inbox.waits.previous_attempt(self.current.id)
-        if previous is None or previous.state is not WaitState.FAILED or previous.cancel is not None:
+        if previous is None or previous.state not in (WaitState.FAILED, WaitState.EXPIRED):
+            return
+        if previous.state is WaitState.FAILED and previous.cancel is not None:
             return
         answer = previous.launch_answer
         if not isinstance(answer, dict) or "job_id" not in answer:
@@ -180,18 +247,18 @@ class DataflowLaunchTrigger(FollowingTrigger):
             raise
         if job.is_finished or job.state in (CANCELLING, DRAINING):
             return
-        try:
-            async with self.inbox.launches.claim(self.current.id) as claim:
-                if claim is not None:
-                    await claim.record({"job_id": job.id, "name": job.name})
-                    self.log.info(
-                        "Adopted the job %s (%s), which an earlier attempt launched and could not read",
-                        job.name,
-                        job.id,
-                    )
-        except ClaimLost:
-            self.log.info("Another process is launching the job of this task")
-        self.current = await self.inbox.waits.get(self.current.id)
+        if previous.state is WaitState.EXPIRED and self._how_to_stop(previous, job) != "leave":
+            return
+
+        async def adopt(_claim: Claim) -> dict[str, str]:
+            self.log.info(
+                "Adopted the job %s (%s), which an earlier attempt launched and left running",
+                job.name,
+                job.id,
+            )
+            return _answer(job)
+
+        await self.launch_once(adopt)
 
     async def _save_and_check(self, claim: Claim) -> float:
         # Save before the launch is sent. If nothing is saved, cancel() need not look for a job, because no launch was
@@ -210,12 +277,30 @@ class DataflowLaunchTrigger(FollowingTrigger):
             name=name,
             labels=self.labels,
             wait_id=wait_id,
+            task_labels=task_labels(self.identify()),
         )
-        return Launch(dataflow, self.kind, request, name, wait_id, self.log, timings=self.launch_timings)
+        updates = self.update or is_true(field_of(launch_parameters(self.body), "update"))
+        return Launch(
+            dataflow,
+            self.kind,
+            request,
+            name,
+            wait_id,
+            self.log,
+            keeps_name_since=None if self.append_job_name else self.current.created_at,
+            update=update_request(self.kind, request, self.transform_name_mapping) if updates else None,
+            timings=self.launch_timings,
+        )
 
     def _name(self) -> str:
         attempt = self.identify()
-        return job_name(str(name_prefix(self.job_name, self.body, attempt.task_id)), attempt.wait_id)
+        prefix = str(name_prefix(self.job_name, self.body, attempt.task_id))
+        return job_name(prefix, attempt.wait_id) if self.append_job_name else fixed_name(prefix)
+
+
+def _answer(job: Job) -> dict[str, str]:
+    """Return what the inbox stores as the response to the launch of a job."""
+    return {"job_id": job.id, "name": job.name}
 
 
 class DataflowJobTrigger(FollowingTrigger):
@@ -337,21 +422,24 @@ class DataflowStopTrigger(DataflowTrigger):
         try:
             return await stop_job(dataflow, job, self.how)
         except DataflowRefused as refused:
-            # Stopping jobs is the work that this task launches.
-            raise LaunchRefused(str(refused)) from refused
+            # Stopping jobs is the work that this task launches. A job that cannot be stopped in its present state may
+            # be stopped later, so other refusals are repeated until the deadline.
+            if refused.code in _FINAL_REFUSALS:
+                raise LaunchRefused(str(refused)) from refused
+            raise
 
     async def _selected(self, dataflow: Dataflow) -> list[str]:
         if self.job_id is not None:
             return [self.job_id]
         job_ids = (self.current.progress or {}).get(JOB_ID)
         # If an earlier run of the trigger has selected the jobs, keep its selection. Some of these jobs may be finished
-        # now, so they are no longer in the list of active jobs.
+        # now, so they are no longer in the list of unfinished jobs.
         if job_ids is None:
             prefix = self.job_name_prefix or ""
-            job_ids = [job.id for job in await dataflow.active() if job.name.startswith(prefix)]
+            job_ids = [job.id for job in await dataflow.unfinished() if job.name.startswith(prefix)]
             await self.inbox.waits.save_progress(self.current.id, {JOB_ID: job_ids})
         if not job_ids:
-            self.log.warning("There is no active job whose name begins with %r", self.job_name_prefix)
+            self.log.warning("There is no unfinished job whose name begins with %r", self.job_name_prefix)
         return list(job_ids)
 
     async def _finished(self, dataflow: Dataflow, job: Job) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from deferrable_ops.error_table import ErrorKind, kind_of
+from deferrable_ops.exceptions import LaunchRefused
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
 from deferrable_ops.inbox.waits.cancellations import Cancellation
 from deferrable_ops.triggers.lifecycle.stored_trigger import decrypt
@@ -57,7 +57,9 @@ async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
         async with asyncio.timeout(_CANCEL_TIMEOUT):
             await trigger.cancel(await inbox.waits.get(cancellation.wait_id))
     except (Exception, SystemExit) as error:
-        counts = kind_of(error, started=True) is ErrorKind.TASK
+        # Only a refusal counts towards the limit of attempts. Other errors end, so the stop is tried until its
+        # deadline, a week after the end of the wait.
+        counts = isinstance(error, LaunchRefused)
         again = await inbox.cancellations.mark_failed(cancellation, counts=counts)
         log.warning(
             "Could not cancel the external work of wait %s (%s: %s); %s",

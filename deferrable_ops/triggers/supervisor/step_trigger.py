@@ -14,7 +14,7 @@ from deferrable_ops.exceptions import (
     SupervisordUnavailable,
 )
 from deferrable_ops.inbox import Wait
-from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
+from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
@@ -29,7 +29,7 @@ from deferrable_ops.triggers.supervisor.host import StepFailed, open_host
 from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
 
-_TRANSIENT: Final = (ClaimLost, MachineUnavailable, SupervisordUnavailable)
+_TRANSIENT: Final = (MachineUnavailable, SupervisordUnavailable)
 _CANCELLABLE_STEPS: Final = frozenset(
     {"configure-supervisor", "start-supervisor", "start-programs", "restart-programs"}
 )
@@ -113,12 +113,8 @@ class SupervisorStepTrigger(TaskTrigger):
         backoff = Backoff(first_pause=self.first_pause)
         while True:
             try:
-                async with self.inbox.launches.claim(self.current.id) as claim:
-                    if claim is None:
-                        return await self._outcome_of_other_triggerer()
-                    result = await self._run_claimed(claim)
-                    await claim.record(result)
-                    return Success(result)
+                result = await self.launch_once(self._run_claimed)
+                return await self.wait_until_settled() if result is None else Success(result)
             except StepFailed as failed:
                 return Failure(str(failed), failed.retryable)
             except (MachineRefused, SupervisordRefused) as refused:
@@ -135,13 +131,6 @@ class SupervisorStepTrigger(TaskTrigger):
         restart = self.step == "start-programs" and self._must_restart()
         async with open_host(self._cfg, self.log, claim.check) as host:
             return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
-
-    async def _outcome_of_other_triggerer(self) -> Outcome:
-        """Return the outcome of this step if another triggerer has already run the step, or if the task has already
-        ended.
-        """
-        wait = await self.inbox.waits.get(self.current.id)
-        return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 
     def _must_restart(self) -> bool:
         """Return whether this DAG run restarts programs that are already running."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from deferrable_ops.inbox import Wait, WaitState
-from deferrable_ops.inbox.waits.launches import ClaimLost
+from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outages import http_source
 from deferrable_ops.outcome import Outcome
 from deferrable_ops.triggers.base import TaskTrigger
@@ -186,21 +186,16 @@ class WebhookTrigger(TaskTrigger):
         template = RequestTemplate(
             self.url, self.http_conn_id, self.path, self.method, self.headers, self.json, self.data
         )
-        try:
-            request = await self._prepare(template, self.current, endpoint)
-            async with self.inbox.launches.claim(self.current.id) as claim:
-                if claim is not None:
-                    response = await request.send_with_retries(
-                        claim.check, self.launch_timeout, self.sources[0]
-                    )
-                    await claim.record({"status": response.status, "body": request.redact(response.text)})
-                    self.log.info(
-                        "Launched the work: %s answered with HTTP status %d",
-                        request.redacted_url,
-                        response.status,
-                    )
-        except ClaimLost:
-            return
+        request = await self._prepare(template, self.current, endpoint)
+
+        async def send(claim: Claim) -> dict[str, Any]:
+            response = await request.send_with_retries(claim.check, self.launch_timeout, self.sources[0])
+            self.log.info(
+                "Launched the work: %s answered with HTTP status %d", request.redacted_url, response.status
+            )
+            return {"status": response.status, "body": request.redact(response.text)}
+
+        await self.launch_once(send)
 
     async def _prepare(self, template: RequestTemplate, wait: Wait, endpoint: str) -> LaunchRequest:
         token = await self.inbox.keys.token(wait.id, wait.key_id)

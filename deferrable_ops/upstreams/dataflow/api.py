@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from deferrable_ops.exceptions import ConfigurationError, DataflowUnavailable, InputError
+from deferrable_ops.exceptions import ConfigurationError, DataflowUnavailable
 from deferrable_ops.upstreams.dataflow.credentials import SCOPES, describe_account, load_credentials
 from deferrable_ops.upstreams.dataflow.errors import ApiCall, translate_errors
 from deferrable_ops.upstreams.dataflow.jobs import (
@@ -21,6 +21,7 @@ from deferrable_ops.upstreams.dataflow.jobs import (
     JobMessage,
     message_from_api,
 )
+from deferrable_ops.upstreams.dataflow.launch_request import parse_launch_request
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -82,6 +83,7 @@ class Api:
         self._classic = _client(library.TemplatesServiceAsyncClient, channel)
         self._jobs = _client(library.JobsV1Beta3AsyncClient, channel)
         self._messages = _client(library.MessagesV1Beta3AsyncClient, channel)
+        self._metrics = _client(library.MetricsV1Beta3AsyncClient, channel)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -96,16 +98,9 @@ class Api:
             not sent any more.
         :raises InputError: if the launch request has an unknown field, or a value of the wrong type.
         """
-        from google.protobuf.json_format import ParseDict, ParseError
-
         flex = kind == "flex"
-        parsed = (self._library.LaunchFlexTemplateRequest if flex else self._library.LaunchTemplateRequest)()
+        parsed = parse_launch_request(self._library, kind, request)
         message = type(parsed).pb(parsed)
-        try:
-            ParseDict(request, message)
-        except (ParseError, AttributeError, TypeError, ValueError) as error:
-            # If a value has the wrong type, ParseDict may also raise other errors than ParseError.
-            raise InputError(f"body= is not a valid {type(parsed).__name__}: {error}") from None
         message.project_id = message.project_id or self.target.project_id
         message.location = message.location or self.target.region
         name = (message.launch_parameter if flex else message.launch_parameters).job_name
@@ -122,8 +117,10 @@ class Api:
 
         return launch
 
-    async def list_jobs(self, *, name: str | None = None) -> list[Any]:
+    async def list_jobs(self, *, name: str | None = None, finished: bool = False) -> list[Any]:
         """Return the active jobs, or, if `name` is given, all jobs with this name.
+
+        :param finished: if True, return all jobs of the region.
 
         :raises DataflowUnavailable: if the API call failed, or the list of jobs is incomplete.
         """
@@ -131,7 +128,7 @@ class Api:
         request = self._library.ListJobsRequest(
             project_id=self.target.project_id,
             location=self.target.region,
-            filter=kinds.ALL if name else kinds.ACTIVE,
+            filter=kinds.ALL if name or finished else kinds.ACTIVE,
             page_size=_PAGE_SIZE,
             **({"name": name} if name else {}),
         )
@@ -168,7 +165,8 @@ class Api:
             job_id=job_id,
             job=self._library.Job(requested_state=wanted),
         )
-        with translate_errors(self._call(f"{how} the job {job_id}", f"dataflow.jobs.{how}")):
+        permission = "dataflow.jobs.cancel" if how == "cancel" else "dataflow.jobs.updateContents"
+        with translate_errors(self._call(f"{how} the job {job_id}", permission)):
             job = await self._jobs.update_job(request, timeout=_CALL_TIMEOUT, retry=None)
         return type(job).pb(job)
 
@@ -189,6 +187,17 @@ class Api:
             async for page in pager.pages:
                 messages.extend(message_from_api(message) for message in type(page).pb(page).job_messages)
         return sorted(messages, key=lambda message: message.time)
+
+    async def job_metrics(self, job_id: str) -> list[dict[str, Any]]:
+        """Return a job's metrics, in the API's JSON format."""
+        from google.protobuf.json_format import MessageToDict
+
+        request = self._library.GetJobMetricsRequest(
+            project_id=self.target.project_id, location=self.target.region, job_id=job_id
+        )
+        with translate_errors(self._call(f"read the metrics of the job {job_id}", "dataflow.metrics.get")):
+            answer = await self._metrics.get_job_metrics(request, timeout=_CALL_TIMEOUT, retry=None)
+        return [MessageToDict(metric) for metric in type(answer).pb(answer).metrics]
 
     def _call(self, purpose: str, permission: str) -> ApiCall:
         caller = describe_account(self.target.gcp_conn_id, self.target.impersonation_chain)

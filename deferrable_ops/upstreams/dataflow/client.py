@@ -127,9 +127,14 @@ class Dataflow:
         jobs = [self._job(message) for message in found if message.name == name]
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)
 
-    async def active(self) -> list[Job]:
-        """Return all active jobs. The returned jobs have no labels."""
-        return [self._job(message) for message in await self._with_retries(self._api.list_jobs)]
+    async def unfinished(self) -> list[Job]:
+        """Return all jobs that are not in a final state, whether they have started or not.
+
+        The returned jobs have no labels.
+        """
+        # The API's list of active jobs may omit jobs that do not run, such as queued or paused jobs.
+        listed = await self._with_retries(lambda: self._api.list_jobs(finished=True))
+        return [job for job in map(self._job, listed) if not job.is_finished]
 
     async def get(self, job_id: str) -> Job:
         """Return a job including its labels."""
@@ -158,6 +163,10 @@ class Dataflow:
         :param since: the time of the earliest message to return, as RFC 3339.
         """
         return await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
+
+    async def metrics(self, job_id: str) -> list[dict[str, Any]]:
+        """Return a job's metrics, in the API's JSON format."""
+        return await self._with_retries(lambda: self._api.job_metrics(job_id))
 
     def watch(
         self, job_id: str, *, interval: float, messages: MessagesWanted | None = None

@@ -17,6 +17,9 @@ _STATE_NAMES = (
     *("PENDING", "CANCELLING", "QUEUED", "RESOURCE_CLEANING_UP", "PAUSING", "PAUSED"),
 )
 
+STATE_NAMES: Final = frozenset(f"JOB_STATE_{name}" for name in _STATE_NAMES) | frozenset(_STATE_NAMES)
+"""The API's names of the states of a job, with and without ``JOB_STATE_``."""
+
 FINISHED: Final = frozenset({DONE, FAILED, CANCELLED, UPDATED, DRAINED})
 """The final states of a Dataflow job."""
 

@@ -183,7 +183,7 @@ async def test_get_returns_labels_and_lists_do_not(fake: FakeDataflow, dataflow:
     fake.script("etl")
     job = await dataflow.launch("flex", flex(additionalUserLabels={"team": "a"}), free_to_send)
     assert (await dataflow.find("etl"))[0].labels == {}
-    assert (await dataflow.active())[0].labels == {}
+    assert (await dataflow.unfinished())[0].labels == {}
     assert (await dataflow.get(job.id)).labels == {"team": "a"}
 
 
@@ -193,7 +193,7 @@ async def test_active_jobs_are_listed_over_all_pages(fake: FakeDataflow, dataflo
     for number in range(8):
         await launch(dataflow, f"etl-{number}")
     await launch(dataflow, "finished")
-    assert {job.name for job in await dataflow.active()} == {f"etl-{number}" for number in range(8)}
+    assert {job.name for job in await dataflow.unfinished()} == {f"etl-{number}" for number in range(8)}
     assert fake.trouble.calls["ListJobs"] == 3
 
 

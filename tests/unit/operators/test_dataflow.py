@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +25,7 @@ from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger, Dat
 
 PLACE = {"project_id": "my-project", "region": "europe-west1"}
 BODY = {"containerSpecGcsPath": "gs://bucket/template.json"}
+EXPERIMENT = {"additionalExperiments": ["enable_prime", "create_or_update_job"]}
 
 
 def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
@@ -48,6 +51,15 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"body": {**BODY, "parameters": {"a": {"b": 1}}}}, "parameters['a'] is a dict"),
         ({"body": {**BODY, "environment": []}}, "body['environment'] must be a dict"),
         ({"body": {**BODY, "update": True}}, "update: true"),
+        ({"update": True}, "Set append_job_name=False"),
+        ({"transform_name_mapping": {"a": "b"}}, "transform_name_mapping= is for update=True only"),
+        ({"append_job_name": False, "job_name": "x" * 64}, "has more than 63 characters"),
+        (
+            {"append_job_name": False, "update": True, "transform_name_mapping": ["a"]},
+            "must be a dict of strings",
+        ),
+        ({"body": {**BODY, "environment": EXPERIMENT}}, "it starts a second job"),
+        ({"body": {**BODY, "environment": EXPERIMENT}, "append_job_name": False}, "it starts a second job"),
         ({"body": {**BODY, "jobName": "a", "job_name": "b"}}, "has jobName twice"),
         ({"body": {"launchParameter": BODY, "validateOnly": True}}, "validateOnly"),
         ({"body": {"launchParameter": {**BODY, "update": True}}}, "update: true"),
@@ -63,6 +75,18 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"labels": {"deferrable-ops-wait": "x"}}, "use another label"),
         ({"expected_state": "JOB_STATE_DONE"}, "expected_state='JOB_STATE_DONE' is not one of 'done'"),
         ({"on_kill": "stop"}, "on_kill='stop' is not one of 'cancel', 'drain', 'leave'"),
+        (
+            {"expected_states": {"JOB_STATE_GONE"}},
+            "expected_states= has 'JOB_STATE_GONE', which is no job state",
+        ),
+        ({"expected_states": set()}, "expected_states= must be a set of the API's names"),
+        ({"expected_states": {"DONE"}, "expected_state": "done"}, "remove expected_state="),
+        (
+            {"expected_states": {"DONE"}, "expected_terminal_state": "DRAINED"},
+            "remove expected_terminal_state=",
+        ),
+        ({"result": "all"}, "result='all' is not one of 'job', 'id', 'metrics'"),
+        ({"on_timeout": "stop"}, "on_timeout='stop' is not one of 'cancel', 'drain', 'leave'"),
         ({"log_messages": "INFO"}, "log_messages='INFO' is not one of"),
         ({"poll_interval": 0}, "poll_interval=0 must be above zero"),
         ({"launch_timeout": "5m"}, "launch_timeout='5m' is not a duration"),
@@ -83,6 +107,10 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
         {"body": {"launchParameter": BODY, "projectId": "my-project"}},
         {"body": {**BODY, "jobName": "{{ params.name }}", "parameters": {"date": "{{ ds }}", "n": 3}}},
         {"body": {**BODY, "update": False}},
+        {"body": {**BODY, "update": True}, "append_job_name": False},
+        {"body": {**BODY, "environment": EXPERIMENT}, "append_job_name": False, "update": True},
+        {"append_job_name": False, "update": True, "transform_name_mapping": {"Read": "ReadOrders"}},
+        {"append_job_name": False, "job_name": "x" * 63},
         {"body": "{{ var.json.launch }}"},
         {"project_id": "{{ var.value.project }}", "region": "{{ params.region }}"},
         {"labels": {"team": "{{ dag.dag_id }}"}, "expected_state": "{{ params.state }}"},
@@ -93,6 +121,15 @@ def test_bad_argument_is_named_with_its_fix(arguments: dict[str, Any], message: 
 )
 def test_valid_arguments_are_accepted(arguments: dict[str, Any]) -> None:
     flex(**arguments)
+
+
+def test_stream_without_a_chosen_deadline_gets_a_note_when_the_dag_is_parsed() -> None:
+    with pytest.warns(UserWarning, match="load: after 7 days, this task fails .* the job keeps running"):
+        flex(expected_state="drained")
+    with warnings.catch_warnings(action="error"):
+        flex(expected_state="drained", on_timeout="drain")
+        flex(expected_state="drained", timeout=timedelta(days=30))
+        flex(expected_state="done")
 
 
 @pytest.mark.parametrize(
@@ -218,13 +255,138 @@ def test_error_of_the_stop_operator_names_the_argument(arguments: dict[str, Any]
         DataflowStopTrigger(**PLACE, **arguments).validate()
 
 
+def test_stop_operator_drains_by_default_as_the_google_providers_does() -> None:
+    assert DataflowStopJobOperator(task_id="stop", **PLACE, job_id="1").trigger_kwargs()["how"] == "drain"
+    # A stored trigger without `how` is from a release whose default was "cancel".
+    assert DataflowStopTrigger(**PLACE, job_id="1").how == "cancel"
+
+
+@pytest.mark.parametrize(
+    "given, trigger",
+    [
+        ({"location": "europe-west4"}, {"region": "europe-west4"}),
+        ({"poll_sleep": 10}, {"poll_interval": 10.0}),
+        ({"deferrable": True}, {}),
+        ({"drain_pipeline": True}, {"when_killed": "drain"}),
+        ({"drain_pipeline": False}, {"when_killed": "cancel"}),
+        ({"cancel_on_kill": False}, {"when_killed": "leave"}),
+        ({"wait_until_finished": None}, {"wait_until_finished": True}),
+        ({"expected_terminal_state": "JOB_STATE_DONE"}, {"expected_states": ["JOB_STATE_DONE"]}),
+    ],
+)
+def test_arguments_of_the_google_provider_work(given: dict[str, Any], trigger: dict[str, Any]) -> None:
+    place = PLACE if "location" not in given else {"project_id": "my-project"}
+    task = DataflowFlexTemplateOperator(task_id="load", **place, body=BODY, **given)
+    assert task.trigger_kwargs().items() >= trigger.items()
+
+
+def test_expected_states_are_a_set_of_the_apis_names() -> None:
+    states = {"JOB_STATE_DONE", "JOB_STATE_CANCELLED"}
+    listed = ["JOB_STATE_CANCELLED", "JOB_STATE_DONE"]
+    assert flex(expected_states=states).trigger_kwargs()["expected_states"] == listed
+    sensor = DataflowJobSensor(task_id="wait", **PLACE, job_id="1", expected_statuses=states)
+    assert sensor.trigger_kwargs()["expected_states"] == listed
+    with pytest.warns(UserWarning, match="its job is not drained"):
+        flex(expected_states={"JOB_STATE_DRAINED"})
+
+
+def test_value_of_a_classic_template_is_the_jobs_id_as_in_the_google_provider() -> None:
+    classic = DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t")
+    assert classic.trigger_kwargs()["result"] == "id"
+    assert flex().trigger_kwargs()["result"] == "job"
+    # A stored trigger without `result` is from a release in which each value was the job.
+    assert DataflowLaunchTrigger(**PLACE).result == "job"
+
+
+def test_arguments_of_the_google_provider_work_in_default_args() -> None:
+    given = {
+        "location": "europe-west4",
+        "project_id": "p",
+        "dataflow_default_options": {"zone": "z", "project": "q"},
+    }
+    with DAG("dag", schedule=None, default_args=given):
+        task = DataflowTemplateOperator(task_id="load", template="gs://b/t", options={"max_workers": 3})
+        stop = DataflowStopJobOperator(task_id="stop", job_id="1", drain_pipeline=False, stop_timeout=60)
+        sensor = DataflowJobSensor(task_id="wait", job_id="1")
+    assert task.body["environment"] == {"zone": "z", "maxWorkers": 3}
+    assert task.region == stop.region == sensor.region == "europe-west4"
+    assert (stop.how, stop.timeout) == ("cancel", 60)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"location": "us-central1"},
+            "location= is the google provider's name of region=, which is also given",
+        ),
+        (
+            {"poll_sleep": 5, "poll_interval": 6},
+            "poll_sleep= is the google provider's name of poll_interval=",
+        ),
+        (
+            {"drain_pipeline": True, "on_kill": "cancel"},
+            "drain_pipeline= is the google provider's name of on_kill=",
+        ),
+        ({"deferrable": False}, "deferrable=False is not possible"),
+        ({"cancel_timeout": 600}, "cancel_timeout= is not needed"),
+    ],
+)
+def test_argument_of_the_google_provider_that_does_not_fit_gets_its_replacement(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        flex(**given)
+    assert message in str(caught.value)
+
+
+def test_sensor_refuses_the_job_name_of_the_google_providers_sensor() -> None:
+    with pytest.raises(InputError, match="job_name= does not select one job"):
+        DataflowJobSensor(task_id="wait", **PLACE, job_name="etl")
+
+
+def test_options_that_cannot_be_merged_are_refused() -> None:
+    with pytest.raises(InputError, match="options= must be a dict"):
+        DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t", options="{{ x }}")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ({**BODY, "enviroment": {}}, "LaunchFlexTemplateRequest: "),
+        ({**BODY, "environment": {"maxWorker": 3}}, "maxWorker"),
+        ({**BODY, "environment": {"max_workers": "many"}}, "max_workers"),
+        ({"launchParameter": BODY, "validate": True}, "validate"),
+    ],
+)
+def test_typo_in_a_body_without_templates_is_found_when_the_dag_is_parsed(
+    body: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        flex(body=body)
+    assert message in str(caught.value)
+
+
+def test_body_with_a_template_or_without_the_client_is_checked_in_the_triggerer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flex(body={**BODY, "enviroment": {"x": "{{ ds }}"}})
+    monkeypatch.setitem(sys.modules, "google.cloud.dataflow_v1beta3", None)
+    flex(body={**BODY, "enviroment": {}})
+
+
+def test_typo_in_the_fields_of_a_classic_template_is_found_when_the_dag_is_parsed() -> None:
+    with pytest.raises(InputError, match="maxWorker"):
+        DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t", environment={"maxWorker": 1})
+
+
 def test_error_of_the_sensor_names_the_argument() -> None:
     with pytest.raises(InputError, match="job_id='' is not a job's id"):
         DataflowJobSensor(task_id="wait", **PLACE, job_id="")
     with pytest.raises(InputError, match="expected_state='gone'"):
         DataflowJobSensor(task_id="wait", **PLACE, job_id="1", expected_state="gone")
-    with pytest.raises(TypeError, match="job_id"):
-        DataflowJobSensor(task_id="wait", **PLACE)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="job_id=None is not a job's id"):
+        DataflowJobSensor(task_id="wait", **PLACE)
 
 
 def test_templates_are_rendered_in_all_fields_also_nested_ones() -> None:
@@ -308,6 +470,14 @@ def test_worker_that_ends_the_task_sets_the_id_and_the_link_again() -> None:
     assert ti.xcoms == {"job_id": "2026-1"}
     link = "https://console.cloud.google.com/dataflow/jobs/europe-west1/2026-1?project=my-project"
     assert DataflowJobLink().get_link(task, ti_key=None) == link
+
+
+def test_worker_that_ends_the_task_of_a_classic_template_returns_the_id_and_sets_the_link() -> None:
+    task, ti = DataflowTemplateOperator(task_id="load", **PLACE, template="gs://b/t"), TaskInstance()
+    event = {"outcome": {"outcome": "success", "value": "2026-1"}}
+    assert task.execute_complete({"ti": ti}, event) == "2026-1"  # type: ignore[typeddict-item]
+    assert ti.xcoms == {"job_id": "2026-1"}
+    assert "/2026-1?" in DataflowJobLink().get_link(task, ti_key=None)
 
 
 def test_worker_that_fails_the_task_keeps_the_link_that_the_trigger_set(

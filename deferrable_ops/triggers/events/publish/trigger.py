@@ -13,7 +13,7 @@ from deferrable_ops.events.specifications import ChannelEvent
 from deferrable_ops.exceptions import KafkaRefused, KafkaUnavailable, LaunchRefused, SqsRefused
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.events.events import NewEvent
-from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
+from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outages import kafka_source, sqs_source
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
@@ -34,7 +34,7 @@ from deferrable_ops.upstreams.sqs.sender import SqsUnavailable, use_sender
 
 # The number is limited, because the event loop is busy while these events are prepared.
 _EVENTS_AT_ONCE: Final = 100
-_RETRIED: Final = (ClaimLost, ProducerFenced, KafkaUnavailable, SqsUnavailable)
+_RETRIED: Final = (ProducerFenced, KafkaUnavailable, SqsUnavailable)
 
 
 class PublishEventTrigger(TaskTrigger):
@@ -159,16 +159,16 @@ class PublishEventTrigger(TaskTrigger):
         return await self._claim_and_publish(messages, result)
 
     async def _claim_and_publish(self, messages: list[Any], result: dict[str, Any]) -> Outcome:
-        publish = self._to_kafka if self.kafka is not None else self._to_sqs
+        to_destination = self._to_kafka if self.kafka is not None else self._to_sqs
+
+        async def publish(claim: Claim) -> dict[str, Any]:
+            return result | await to_destination(messages, claim)
+
         backoff = Backoff()
         while True:
             try:
-                async with self.inbox.launches.claim(self.current.id) as claim:
-                    if claim is None:
-                        return await self._outcome_elsewhere()
-                    value = result | await publish(messages, claim)
-                    await claim.record(value)
-                    return Success(value)
+                value = await self.launch_once(publish)
+                return await self.wait_until_settled() if value is None else Success(value)
             except _RETRIED as problem:
                 error, self._problem = problem, str(problem)
             except (KafkaRefused, SqsRefused) as refused:
@@ -187,11 +187,6 @@ class PublishEventTrigger(TaskTrigger):
             paths_of(self.given), self.file_format, self.select, self.merge
         )
         return messages_of(destination, payloads, self.given, content)
-
-    async def _outcome_elsewhere(self) -> Outcome:
-        """Return the outcome after another triggerer has published the messages or the task's wait has ended."""
-        wait = await self.inbox.waits.get(self.current.id)
-        return await self.wait_until_settled() if wait.launch_answer is None else Success(wait.launch_answer)
 
     async def _to_channel(self, messages: list[Any]) -> dict[str, Any]:
         attempt = self.current.attempt

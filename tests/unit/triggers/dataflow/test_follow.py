@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from unit.triggers.dataflow.support import PLACE, launch
@@ -47,6 +48,31 @@ async def test_outcome_follows_from_the_final_state(
     fake.script("load", *map(Step, steps), streaming=streaming)
     outcome = await launch(runs, expected_state=expected).outcome()
     assert isinstance(outcome, Success if ends_well else Failure)
+
+
+@pytest.mark.parametrize(
+    "expected, steps, ends_well",
+    [
+        (["JOB_STATE_DONE", "JOB_STATE_CANCELLED"], ["RUNNING", "CANCELLED"], True),
+        (["CANCELLED"], ["RUNNING", "CANCELLED"], True),
+        (["JOB_STATE_CANCELLED"], ["RUNNING", "DONE"], False),
+        (["JOB_STATE_DRAINED"], ["RUNNING", "DONE"], False),
+        (["JOB_STATE_DONE"], ["RUNNING", "DRAINED"], False),
+        (["JOB_STATE_FAILED"], ["RUNNING", "FAILED"], True),
+        (["JOB_STATE_RUNNING"], ["QUEUED", "RUNNING"], True),
+        (["JOB_STATE_RUNNING"], ["DONE"], True),
+        (["JOB_STATE_RUNNING"], ["FAILED"], False),
+        (["JOB_STATE_DRAINING"], ["RUNNING", "DRAINING"], True),
+    ],
+)
+async def test_expected_states_decide_which_state_is_a_success(
+    fake: FakeDataflow, runs: Runs, expected: list[str], steps: list[str], ends_well: bool
+) -> None:
+    fake.script("load", *map(Step, steps))
+    outcome = await launch(runs, expected_states=expected).outcome()
+    assert isinstance(outcome, Success if ends_well else Failure)
+    if isinstance(outcome, Failure) and steps[-1] in ("DONE", "DRAINED"):
+        assert f"JOB_STATE_{steps[-1]}; expected_states= has only {expected[0]}" in outcome.reason
 
 
 async def test_streaming_job_whose_type_is_returned_late_succeeds_when_it_runs(
@@ -111,6 +137,37 @@ async def test_reason_of_a_failed_job_is_its_error_messages(fake: FakeDataflow, 
     )
     outcome = await launch(runs).outcome()
     assert outcome == Failure(f"the job {fake.job('load').id} failed: no such bucket\nWorkflow failed")
+
+
+@pytest.mark.parametrize("importance", ["BASIC", "WARNING", "ERROR"])
+async def test_reason_of_a_cancelled_job_contains_its_messages(
+    fake: FakeDataflow, runs: Runs, importance: str
+) -> None:
+    steps = [RUNNING, Step("CANCELLED", message="cancelled by an operator", importance=importance)]
+    fake.script("load", *steps)
+    outcome = await launch(runs).outcome()
+    assert outcome == Failure(f"the job {fake.job('load').id} was cancelled: cancelled by an operator")
+
+
+async def test_failed_launcher_is_linked_to_its_log_and_to_the_console(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    text = "Error occurred in the launcher container: Template launch failed. See console logs."
+    fake.script("load", Step("FAILED", message=text))
+    outcome = await launch(runs).outcome()
+    job = fake.job("load").id
+    assert isinstance(outcome, Failure)
+    log, console = outcome.reason.splitlines()[1:]
+    assert log.startswith("The log of the launcher: https://console.cloud.google.com/logs/query;query=")
+    query = unquote(log.partition("query=")[2].partition("?")[0])
+    assert query.splitlines() == [
+        'resource.type="dataflow_step"',
+        f'resource.labels.job_id="{job}"',
+        'logName="projects/my-project/logs/dataflow.googleapis.com%2Flauncher"',
+    ]
+    assert console == (
+        f"The job: https://console.cloud.google.com/dataflow/jobs/europe-west1/{job}?project=my-project"
+    )
 
 
 async def test_failed_job_fails_the_task_without_permission_to_read_its_messages(

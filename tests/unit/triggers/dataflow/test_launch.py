@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from unit.triggers.dataflow.support import BODY, PLACE, launch
-from unit.triggers.support import AirflowComms, Runs, eventually, new_attempt
+from unit.triggers.support import AirflowComms, Run, Runs, eventually, new_attempt
 
 from deferrable_ops.inbox import WaitState
+from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.cancellations import Cancellations
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
@@ -21,6 +23,14 @@ from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
 RUNNING = Step("RUNNING")
 
 
+async def expire(run: Run) -> None:
+    """Let the deadline of a wait pass while no triggerer runs."""
+    await run.kill_process()
+    async with run.inbox.database.begin() as connection:
+        await connection.execute(update(waits).where(waits.c.id == run.attempt.wait_id).values(deadline=1.0))
+    await run.inbox.waits.expire(None)
+
+
 async def test_flex_template_is_launched_and_followed_to_its_end(
     fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms
 ) -> None:
@@ -28,7 +38,13 @@ async def test_flex_template_is_launched_and_followed_to_its_end(
     outcome = await run.outcome()
     job = fake.job("load-orders")
     assert job.name == job_name("load_orders", run.attempt.wait_id)
-    assert job.labels == {"team": "data", WAIT_LABEL: run.attempt.wait_id}
+    assert job.labels == {
+        "airflow-dag": "dag",
+        "airflow-run": run.attempt.run_id,
+        "airflow-task": "load_orders",
+        "team": "data",
+        WAIT_LABEL: run.attempt.wait_id,
+    }
     assert isinstance(outcome, Success)
     assert (outcome.value["id"], outcome.value["currentState"]) == (job.id, "JOB_STATE_DONE")
     assert airflow_comms.xcoms["job_id"] == job.id
@@ -43,6 +59,39 @@ async def test_classic_template_is_launched(fake: FakeDataflow, runs: Runs) -> N
     assert isinstance(await launch(runs, kind="classic", body=body).outcome(), Success)
     assert fake.trouble.calls["LaunchTemplate"] == 1
     assert fake.job("load-orders").request["gcsPath"] == "gs://bucket/classic"
+
+
+async def test_result_is_the_jobs_id_and_the_job_has_its_own_xcom(
+    fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms
+) -> None:
+    outcome = await launch(runs, result="id").outcome()
+    job = fake.job("load-orders")
+    assert outcome == Success(job.id)
+    described = airflow_comms.xcoms["job"]
+    assert (described["id"], described["currentState"]) == (job.id, "JOB_STATE_DONE")
+    assert airflow_comms.xcoms["job_id"] == job.id
+
+
+async def test_result_has_the_metrics_of_the_job(fake: FakeDataflow, runs: Runs) -> None:
+    fake.script("load", RUNNING)
+    run = launch(runs, result="metrics")
+    await eventually(lambda: fake.jobs("load"), "the job")
+    fake.job("load").metrics = {"rows": 42.0}
+    fake.move("load", "DONE")
+    outcome = await run.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["currentState"] == "JOB_STATE_DONE"
+    assert outcome.value["metrics"] == [{"name": {"origin": "user", "name": "rows"}, "scalar": 42.0}]
+
+
+async def test_metrics_that_may_not_be_read_do_not_fail_the_task(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.trouble.fail("GetJobMetrics", "PERMISSION_DENIED", times=None)
+    outcome = await launch(runs, result="metrics").outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["metrics"] is None
+    assert "dataflow.metrics.get" in caplog.text
 
 
 async def test_task_that_does_not_wait_ends_when_the_job_is_accepted(fake: FakeDataflow, runs: Runs) -> None:
@@ -130,6 +179,14 @@ async def test_refused_launch_names_the_permission_and_is_not_retried(fake: Fake
     assert isinstance(outcome, Failure)
     assert "dataflow.jobs.create" in outcome.reason
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
+
+
+async def test_typo_in_the_body_fails_the_task_without_a_retry(fake: FakeDataflow, runs: Runs) -> None:
+    outcome = await launch(runs, body={**BODY, "enviroment": {"maxWorkers": "2"}}).outcome()
+    assert isinstance(outcome, Failure)
+    assert not outcome.retryable
+    assert "enviroment" in outcome.reason
+    assert fake.jobs() == []
 
 
 @pytest.mark.parametrize("labels", [{}, {WAIT_LABEL: "another-wait"}])
@@ -295,6 +352,77 @@ async def test_deadline_stops_the_job_and_fails(
     assert "within the timeout of 1 s" in outcome.reason
     await cancel_due_work(runs.inbox)
     await eventually(lambda: job.stops_asked == asked, "the job to be stopped")
+
+
+@pytest.mark.parametrize(
+    "streaming, arguments, asked",
+    [
+        (True, {}, []),
+        (True, {"when_killed": "drain"}, []),
+        (True, {"on_timeout": "drain"}, ["drain"]),
+        (True, {"on_timeout": "cancel", "when_killed": "leave"}, ["cancel"]),
+        (False, {"on_timeout": "leave"}, []),
+        (False, {"on_timeout": "drain"}, ["cancel"]),
+    ],
+)
+async def test_deadline_stops_a_stream_only_as_on_timeout_requires(
+    fake: FakeDataflow, runs: Runs, streaming: bool, arguments: dict[str, Any], asked: list[str]
+) -> None:
+    fake.script("load", RUNNING, streaming=streaming)
+    run = launch(runs, expected_state="drained", **arguments)
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
+    await expire(run)
+    await cancel_due_work(runs.inbox)
+    assert fake.job("load").stops_asked == asked
+    assert (await run.wait()).cancel in ("done", None)
+
+
+@pytest.mark.parametrize(
+    "streaming, arguments, reason",
+    [
+        (True, {}, "it is a streaming job and keeps running; set on_timeout= to stop it"),
+        (False, {}, "it is stopped (on_kill='cancel')"),
+        (None, {}, "it is stopped (on_kill='cancel'), unless it is a streaming job"),
+        (None, {"expected_state": "drained"}, "it is a streaming job and keeps running"),
+        (True, {"on_timeout": "drain"}, "it is stopped (on_timeout='drain')"),
+        (True, {"on_timeout": "leave"}, "it keeps running"),
+        (False, {"when_killed": "leave"}, "it keeps running"),
+    ],
+)
+async def test_reason_of_a_timeout_names_what_becomes_of_the_job(
+    streaming: bool | None, arguments: dict[str, Any], reason: str
+) -> None:
+    trigger = DataflowLaunchTrigger(**PLACE, body=BODY, timeout=60, **arguments)
+    trigger._is_streaming = streaming
+    outcome = await trigger.expired()
+    assert isinstance(outcome, Failure)
+    assert outcome.reason.startswith(f"the job did not finish within the timeout of 60 s; {reason}")
+
+
+async def test_user_who_ends_the_task_stops_its_stream_although_a_deadline_would_not(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", RUNNING, streaming=True)
+    run = launch(runs, expected_state="drained", on_timeout="leave")
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
+    await run.kill_process()
+    await runs.inbox.waits.kill([run.attempt.wait_id])
+    await cancel_due_work(runs.inbox)
+    assert fake.job("load").stops_asked == ["cancel"]
+
+
+async def test_retry_waits_for_the_stream_that_the_deadline_left_running(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", RUNNING, streaming=True)
+    first = launch(runs, expected_state="drained")
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
+    await expire(first)
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    outcome = await second.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["id"] == fake.job("load").id
+    assert len(fake.jobs()) == 1
 
 
 @pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND"])

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.inbox import Attempt
 from deferrable_ops.triggers.dataflow.request import (
     WAIT_LABEL,
     Kind,
     build_request,
     job_name,
     name_prefix,
+    task_labels,
     valid_prefix,
 )
 
@@ -102,6 +104,32 @@ def test_flex_body_keeps_all_other_fields(labels_key: str, name_key: str) -> Non
         },
     }
     assert body["environment"][labels_key] == {"team": "data", "env": "test"}  # the task's own body stays
+
+
+def test_labels_of_the_task_are_valid_and_may_be_replaced() -> None:
+    attempt = Attempt("id", 1, "My.DAG", "manual__2026-01-01T00:00:00+00:00", "group.Load" + "x" * 70)
+    labels = task_labels(attempt)
+    assert labels == {
+        "airflow-dag": "my-dag",
+        "airflow-run": "manual__2026-01-01t00-00-00-00-00",
+        "airflow-task": ("group-load" + "x" * 70)[:63],
+    }
+    request = build_request(
+        "flex",
+        project_id="p",
+        region="r",
+        body={"environment": {"additionalUserLabels": {"airflow-dag": "body"}}},
+        name="load-1",
+        labels={"airflow-run": "argument"},
+        wait_id=WAIT,
+        task_labels=labels,
+    )
+    assert request["launchParameter"]["environment"]["additionalUserLabels"] == {
+        "airflow-dag": "body",
+        "airflow-run": "argument",
+        "airflow-task": labels["airflow-task"],
+        WAIT_LABEL: WAIT,
+    }
 
 
 @pytest.mark.parametrize("wrapper", ["launchParameter", "launch_parameter"])

@@ -9,8 +9,9 @@ from unit.triggers.dataflow.support import PLACE
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.outcome import Failure, Success
-from deferrable_ops.testing.dataflow import FakeDataflow, FakeJob
+from deferrable_ops.testing.dataflow import FakeDataflow, FakeJob, service
 from deferrable_ops.triggers.dataflow.triggers import DataflowStopTrigger
+from deferrable_ops.upstreams.dataflow.jobs import RUNNING
 
 
 def running_job(fake: FakeDataflow, name: str, streaming: bool = False, stop_seconds: float = 0.0) -> FakeJob:
@@ -71,6 +72,28 @@ async def test_all_active_jobs_with_the_prefix_are_stopped_and_no_other(
     assert [job.stops_asked for job in jobs] == [["cancel"], ["cancel"], [], []]
 
 
+@pytest.mark.parametrize("state", ["STOPPED", "QUEUED", "PENDING", "DRAINING", "PAUSED"])
+async def test_prefix_finds_jobs_that_the_list_of_active_jobs_omits(
+    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(service, "NOT_ACTIVE", set(range(15)) - {RUNNING})
+    job = running_job(fake, "etl-a", streaming=True)
+    job.move(state)
+    outcome = await runs.start(stop(job_name_prefix="etl-")).outcome()
+    assert isinstance(outcome, Success)
+    assert job.stops_asked == ["cancel"]
+
+
+async def test_stop_that_is_impossible_in_the_jobs_state_is_repeated(
+    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataflowStopTrigger, "longest_retry_pause", 0.05)
+    job = running_job(fake, "etl")
+    fake.trouble.fail("UpdateJob", "FAILED_PRECONDITION", times=12)
+    assert isinstance(await runs.start(stop(job_id=job.id)).outcome(), Success)
+    assert fake.trouble.calls["UpdateJob"] == 13
+
+
 async def test_prefix_without_a_job_is_not_an_error(fake: FakeDataflow, runs: Runs) -> None:
     assert await runs.start(stop(job_name_prefix="etl-")).outcome() == Success([])
 
@@ -109,12 +132,17 @@ async def test_job_that_is_updated_meanwhile_is_stopped_under_its_new_id(
     assert replacement.stops_asked == ["cancel"]
 
 
-async def test_refusal_names_the_permission(fake: FakeDataflow, runs: Runs) -> None:
-    job = running_job(fake, "etl")
+@pytest.mark.parametrize(
+    "how, permission", [("cancel", "dataflow.jobs.cancel"), ("drain", "dataflow.jobs.updateContents")]
+)
+async def test_refusal_names_the_permission(
+    fake: FakeDataflow, runs: Runs, how: str, permission: str
+) -> None:
+    job = running_job(fake, "etl", streaming=True)
     fake.trouble.fail("UpdateJob", "PERMISSION_DENIED", times=None)
-    outcome = await runs.start(stop(job_id=job.id)).outcome()
+    outcome = await runs.start(stop(job_id=job.id, how=how)).outcome()
     assert isinstance(outcome, Failure)
-    assert "dataflow.jobs.cancel" in outcome.reason
+    assert permission in outcome.reason
 
 
 async def test_empty_prefix_stops_nothing(fake: FakeDataflow, runs: Runs) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,11 +11,24 @@ from airflow.sdk import BaseOperatorLink
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.base import TriggererOperator, optional_seconds, seconds
+from deferrable_ops.operators.dataflow.provider_names import (
+    check_deferrable,
+    environment_of,
+    given_once,
+    how_of,
+    on_kill_of,
+    refuse_cancel_timeout,
+    refuse_job_name,
+    states_of,
+)
+from deferrable_ops.operators.templates import renders_unchanged
 from deferrable_ops.plain_data import is_known_later
-from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.dataflow.arguments import validate_launch, validate_sensor, validate_stop
+from deferrable_ops.triggers.dataflow.body_fields import check_body_fields
 from deferrable_ops.triggers.dataflow.follow import DEFAULT_POLL_INTERVAL, JOB_ID, JOB_LINK_KEY, job_link
 from deferrable_ops.triggers.dataflow.request import Kind, classic_body
+from deferrable_ops.triggers.dataflow.states import awaits_drained
 from deferrable_ops.triggers.dataflow.triggers import (
     DataflowJobTrigger,
     DataflowLaunchTrigger,
@@ -23,15 +37,6 @@ from deferrable_ops.triggers.dataflow.triggers import (
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-__all__ = [
-    "DataflowFlexTemplateOperator",
-    "DataflowJobLink",
-    "DataflowJobSensor",
-    "DataflowStopJobOperator",
-    "DataflowTemplateOperator",
-    "DeferrableDataflowOperator",
-]
 
 
 class DataflowJobLink(BaseOperatorLink):
@@ -61,7 +66,11 @@ class DataflowJobLink(BaseOperatorLink):
 
 
 class _DataflowTask(TriggererOperator):
-    """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents them."""
+    """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents them.
+
+    The arguments `location`, `poll_sleep` and `deferrable` have the google provider's names, so that DAGs for the
+    google provider need few changes.
+    """
 
     target_fields: ClassVar[tuple[str, ...]] = ("project_id", "region", "gcp_conn_id", "impersonation_chain")
 
@@ -69,18 +78,25 @@ class _DataflowTask(TriggererOperator):
         self,
         *,
         project_id: str,
-        region: str,
+        region: str | None = None,
+        location: str | None = None,
         gcp_conn_id: str | None = None,
         impersonation_chain: str | Sequence[str] | None = None,
-        poll_interval: timedelta | float = DEFAULT_POLL_INTERVAL,
+        poll_interval: timedelta | float | None = None,
+        poll_sleep: float | None = None,
+        deferrable: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_deferrable(deferrable)
         self.project_id = project_id
-        self.region = region
+        self.region: Any = given_once("region", region, "location", location)
         self.gcp_conn_id = gcp_conn_id
         self.impersonation_chain = impersonation_chain
-        self.poll_interval = seconds("poll_interval", poll_interval)
+        poll_interval = given_once("poll_interval", poll_interval, "poll_sleep", poll_sleep)
+        self.poll_interval = (
+            DEFAULT_POLL_INTERVAL if poll_interval is None else seconds("poll_interval", poll_interval)
+        )
 
     def _arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.trigger_class.arguments}
@@ -98,25 +114,38 @@ class _FollowingTask(_DataflowTask):
     resumed = False
     job_id_of_wait: str | None = None
 
+    default_result: ClassVar[str] = "job"
+
     def __init__(
-        self, *, expected_state: str | None = None, log_messages: str | None = "WARNING", **kwargs: Any
+        self,
+        *,
+        expected_state: str | None = None,
+        expected_states: Collection[str] | None = None,
+        log_messages: str | None = "WARNING",
+        result: str | None = None,
+        expected_terminal_state: str | None = None,
+        expected_statuses: Collection[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.expected_state = expected_state
+        self.expected_states = states_of(expected_states, expected_terminal_state, expected_statuses)
         self.log_messages = log_messages
+        self.result = result or self.default_result
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Return the job. Airflow calls this method when the trigger has resumed the task on a worker.
+        """Return the task's result. Airflow calls this method when the trigger has resumed the task on a worker.
 
         :raises AirflowException: if the wait failed; Airflow retries the task if it has retries.
         """
         self.resumed = True
         value = super().execute_complete(context, event)
-        if isinstance(value, dict) and "id" in value:
-            self.job_id_of_wait = value["id"]
+        job_id = value.get("id") if isinstance(value, dict) else value
+        if job_id is not None:
+            self.job_id_of_wait = job_id
             if self.do_xcom_push:
                 # In dag.test() the trigger cannot set the XCom.
-                context["ti"].xcom_push(JOB_ID, value["id"])
+                context["ti"].xcom_push(JOB_ID, job_id)
         return value
 
     def trigger_kwargs(self) -> dict[str, Any]:
@@ -136,7 +165,11 @@ class _LaunchingTask(_FollowingTask):
         "job_name",
         "labels",
         "expected_state",
+        "expected_states",
+        "result",
         "when_killed",
+        "on_timeout",
+        "transform_name_mapping",
         "log_messages",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"body": "json", "labels": "json"}
@@ -147,20 +180,47 @@ class _LaunchingTask(_FollowingTask):
         body: Any = None,
         job_name: str | None = None,
         labels: dict[str, str] | None = None,
-        on_kill: str = "cancel",
-        wait_until_finished: bool = True,
+        on_kill: str | None = None,
+        on_timeout: str | None = None,
+        wait_until_finished: bool | None = True,
         launch_timeout: timedelta | float | None = None,
+        append_job_name: bool = True,
+        update: bool = False,
+        transform_name_mapping: dict[str, str] | None = None,
+        drain_pipeline: bool | None = None,
+        cancel_on_kill: bool | None = None,
+        cancel_timeout: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        refuse_cancel_timeout(cancel_timeout)
         self.body = body
         self.job_name = job_name
         self.labels = labels
         # `on_kill` itself cannot be the name, because Airflow calls the method `on_kill` on a worker.
-        self.when_killed = on_kill
-        self.wait_until_finished = wait_until_finished
+        self.when_killed = on_kill_of(on_kill, drain_pipeline, cancel_on_kill) or "cancel"
+        self.on_timeout = on_timeout
+        self.append_job_name = append_job_name
+        self.update = update
+        self.transform_name_mapping = transform_name_mapping
+        self.wait_until_finished = wait_until_finished is not False
         self.launch_timeout = optional_seconds("launch_timeout", launch_timeout)
         validate_launch(self.kind, self._arguments(), self.task_id, is_known_later)
+        if renders_unchanged(body):
+            check_body_fields(self.kind, body)
+        if self._awaits_drained() and on_timeout is None and self._deadline_seconds() == DEFAULT_TIMEOUT:
+            warnings.warn(
+                f"{self.task_id}: after {DEFAULT_TIMEOUT / 86_400:g} days, this task fails if its job is not drained, "
+                "and the job keeps running. Set timeout=, and on_timeout='drain' or 'cancel' to stop the job then, "
+                "or on_timeout='leave'",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _awaits_drained(self) -> bool:
+        states = self.expected_states
+        known = states is None or not any(map(is_known_later, states))
+        return known and awaits_drained(self.expected_state, states)
 
 
 class DataflowFlexTemplateOperator(_LaunchingTask):
@@ -177,25 +237,36 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
     :param job_name: the prefix of the job's name; by default the body's job name, or the task's id. The operator
         appends a hash of the task attempt to this prefix. The job's name has at most 63 characters.
     :param labels: labels of the job, in addition to those in the body.
-    :param on_kill: what happens to the job when a user ends or clears the task, when its deadline passes, or when the
-        task fails while the job runs. "cancel" (the default) cancels the job. "drain" drains a running streaming job,
-        and cancels other jobs. "leave" does not stop the job.
+    :param on_kill: what happens to the job when a user ends or clears the task, or when the task fails while the job
+        runs. "cancel" (the default) cancels the job. "drain" drains a running streaming job, and cancels other jobs.
+        "leave" does not stop the job.
+    :param on_timeout: what happens to the job when the task's deadline passes: "cancel", "drain" or "leave". By
+        default, a streaming job keeps running, and `on_kill` applies to other jobs.
+    :param append_job_name: with False, the job's name is `job_name` without a hash. The task fails if another job with
+        this name is active, unless `update` is True.
+    :param update: with True, the launch replaces the running streaming job with the same name, if there is such a job.
+        `update` needs ``append_job_name=False``.
+    :param transform_name_mapping: the new names of the pipeline's transforms, by their names in the job that is
+        replaced.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
         timedelta or in seconds; by default until the task's deadline.
-    :param expected_state: see :class:`DataflowJobSensor`, also for `log_messages`, `poll_interval`, `gcp_conn_id` and
-        `impersonation_chain`.
+    :param expected_state: see :class:`DataflowJobSensor`, also for `expected_states`, `result`, `log_messages`,
+        `poll_interval`, `gcp_conn_id` and `impersonation_chain`.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
     kind: ClassVar[Kind] = "flex"
 
-    def __init__(self, *, project_id: str, region: str, body: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(project_id=project_id, region=region, body=body, **kwargs)
+    def __init__(self, *, body: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(body=body, **kwargs)
 
 
 class DataflowTemplateOperator(_LaunchingTask):
     """Launch a classic template once, and wait for its job in the Triggerer.
+
+    The task's return value is the job's id, as in the google provider. The XCom ``job`` is the job, as a dict in the
+    JSON format of the Dataflow API.
 
     :param template: the template's path, e.g. "gs://dataflow-templates/latest/Word_Count".
     :param parameters: the values of the template's parameters, by parameter name.
@@ -209,21 +280,23 @@ class DataflowTemplateOperator(_LaunchingTask):
     """
 
     kind: ClassVar[Kind] = "classic"
+    default_result: ClassVar[str] = "id"
 
     def __init__(
         self,
         *,
-        project_id: str,
-        region: str,
         template: str | None = None,
         parameters: dict[str, Any] | None = None,
         environment: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        dataflow_default_options: dict[str, Any] | None = None,
         body: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        environment = environment_of(environment, dataflow_default_options, options)
         given = {"gcsPath": template, "parameters": parameters, "environment": environment}
         whole = classic_body(body, {name: value for name, value in given.items() if value is not None})
-        super().__init__(project_id=project_id, region=region, body=whole, **kwargs)
+        super().__init__(body=whole, **kwargs)
 
 
 class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
@@ -240,7 +313,12 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
     ) -> None:
         if not isinstance(trigger_kwargs, Mapping):
             raise InputError("trigger_kwargs= must be a dict with project_id, region and body")
-        missing = [name for name in ("project_id", "region", "body") if trigger_kwargs.get(name) is None]
+        names = {"project_id": ("project_id",), "region": ("region", "location"), "body": ("body",)}
+        missing = [
+            name
+            for name, aliases in names.items()
+            if all(trigger_kwargs.get(alias) is None for alias in aliases)
+        ]
         if missing:
             raise InputError(f"trigger_kwargs= has no {missing[0]!r}; it needs project_id, region and body")
         twice = next((name for name in trigger_kwargs if name in kwargs), None)
@@ -268,6 +346,11 @@ class DataflowJobSensor(_FollowingTask):
         the updated job.
     :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; by default
         "running" for a streaming job, otherwise "done".
+    :param expected_states: the states in which the task succeeds, instead of `expected_state`: a set with the API's
+        names, e.g. {"JOB_STATE_DONE", "JOB_STATE_CANCELLED"}. The task fails if the job ends in another state.
+    :param result: the return value of the task: "job" is the job, "id" is the job's id, and "metrics" is the job with
+        its metrics as the list ``metrics``, in the JSON format of the Dataflow API. "job" is the default, except for
+        classic templates.
     :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
         "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With ``log_messages=None``, no messages are written.
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
@@ -285,26 +368,30 @@ class DataflowJobSensor(_FollowingTask):
         *_DataflowTask.target_fields,
         "job_id",
         "expected_state",
+        "expected_states",
+        "result",
         "log_messages",
     )
 
-    def __init__(self, *, project_id: str, region: str, job_id: str, **kwargs: Any) -> None:
-        super().__init__(project_id=project_id, region=region, **kwargs)
+    def __init__(self, *, job_id: str | None = None, job_name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if job_name is not None:
+            refuse_job_name()
         self.job_id = job_id
         validate_sensor(self._arguments(), is_known_later)
 
 
 class DataflowStopJobOperator(_DataflowTask):
-    """Cancel or drain one job, or all active jobs with a name prefix, and wait until these jobs are finished.
+    """Drain or cancel one job, or all unfinished jobs with a name prefix, and wait until these jobs are finished.
 
-    The task also succeeds if the job is finished already, or if no active job has the prefix. With `job_id`, the
+    The task also succeeds if the job is finished already, or if no unfinished job has the prefix. With `job_id`, the
     return value is the job. With `job_name_prefix`, the return value is a list of jobs.
 
     :param job_id: the id of the job to stop.
-    :param job_name_prefix: the task stops all active jobs whose names begin with this prefix. Give either
-        `job_name_prefix` or `job_id`.
-    :param how: how to stop the jobs: "cancel" (the default) or "drain". "drain" drains running streaming jobs, and
-        cancels other jobs.
+    :param job_name_prefix: the task stops all unfinished jobs whose names begin with this prefix, also jobs that
+        have not started or are draining. Give either `job_name_prefix` or `job_id`.
+    :param how: how to stop the jobs: "drain" (the default) drains running streaming jobs, and cancels other jobs.
+        "cancel" cancels all jobs.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the requests to stop the
         jobs.
 
@@ -317,17 +404,19 @@ class DataflowStopJobOperator(_DataflowTask):
     def __init__(
         self,
         *,
-        project_id: str,
-        region: str,
         job_id: str | None = None,
         job_name_prefix: str | None = None,
-        how: str = "cancel",
+        how: str | None = None,
         wait_until_finished: bool = True,
+        drain_pipeline: bool | None = None,
+        stop_timeout: timedelta | float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(project_id=project_id, region=region, **kwargs)
+        if stop_timeout is not None:
+            kwargs["timeout"] = given_once("timeout", kwargs.get("timeout"), "stop_timeout", stop_timeout)
+        super().__init__(**kwargs)
         self.job_id = job_id
         self.job_name_prefix = job_name_prefix
-        self.how = how
+        self.how = how_of("how", how, drain_pipeline) or "drain"
         self.wait_until_finished = wait_until_finished
         validate_stop(self._arguments(), is_known_later)
