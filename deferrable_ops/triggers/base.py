@@ -86,18 +86,7 @@ class TaskTrigger(BaseTrigger):
 
     # Slots save 1.3 kB per wait: the instances of a class share the keys of their attributes only if an instance has at
     # most 29 attributes outside of slots. Airflow sets 7 of them.
-    __slots__ = (
-        "_backoff",
-        "_outages",
-        "attempt",
-        "changes",
-        "current",
-        "do_xcom_push",
-        "ends_on_worker",
-        "inbox",
-        "started",
-        "timeout",
-    )
+    __slots__ = ("_backoff", "_outages", "attempt", "changes", "current", "inbox", "started", "timeout")
 
     started: bool
     """Whether the task has launched or read anything. If True, no failed read makes the task fail. A subclass sets

@@ -138,6 +138,8 @@ class FollowingTrigger(DataflowTrigger):
         its metrics. With "id", the XCom ``job`` contains the job.
     """
 
+    __slots__ = ("_is_streaming", "_job_id", "_read", "_state")
+
     job_arguments: ClassVar[tuple[str, ...]] = (
         *DataflowTrigger.target_arguments,
         "expected_state",

@@ -188,14 +188,17 @@ class WebhookTrigger(TaskTrigger):
         )
         request = await self._prepare(template, self.current, endpoint)
 
+        status = None
+
         async def send(claim: Claim) -> dict[str, Any]:
+            nonlocal status
             response = await request.send_with_retries(claim.check, self.launch_timeout, self.sources[0])
-            self.log.info(
-                "Launched the work: %s answered with HTTP status %d", request.redacted_url, response.status
-            )
-            return {"status": response.status, "body": request.redact(response.text)}
+            status = response.status
+            return {"status": status, "body": request.redact(response.text)}
 
         await self.launch_once(send)
+        if status is not None:
+            self.log.info("Launched the work: %s answered with HTTP status %d", request.redacted_url, status)
 
     async def _prepare(self, template: RequestTemplate, wait: Wait, endpoint: str) -> LaunchRequest:
         token = await self.inbox.keys.token(wait.id, wait.key_id)
