@@ -21,7 +21,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
-from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner
+from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner, UnknownWait
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, outages
@@ -29,6 +29,7 @@ from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work, end_if_killed
+from deferrable_ops.triggers.lifecycle.launch_record import LaunchRecords
 from deferrable_ops.triggers.lifecycle.stored_trigger import encrypt, register_feature
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ _registering = Throttle(128)
 _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
-class TaskTrigger(BaseTrigger):
+class TaskTrigger(LaunchRecords, BaseTrigger):
     """Base class of all triggers. A trigger stores its state in the inbox. So Airflow can restart a trigger, and can
     run the same trigger twice at the same time.
 
@@ -283,9 +284,13 @@ class TaskTrigger(BaseTrigger):
         """Wait until the task's wait has ended in the inbox, and return the outcome of this wait."""
         while self.current.state is WaitState.WAITING:
             await self.changes.next_change()
+            is_lost = self.changes.is_lost
             if (changed := self.changes.take()) is not None:
                 self.current = changed
                 await self.on_wait_updated()
+            elif is_lost:
+                # Raises UnknownWait if the row is gone; then run() registers the wait again.
+                self.current = await self.inbox.waits.get(self.current.id)
         if self.current.outcome is not None:
             return self.current.outcome
         if self.current.state is WaitState.EXPIRED:
@@ -381,15 +386,33 @@ class TaskTrigger(BaseTrigger):
                 break
             except NotOwner:
                 await self.inbox.owner.wait(self.log)
-        self.started = not self.current.is_new
+        self.started = self.started or not self.current.is_new
         if self.inbox.hosts.problem is not None:
             self.log.error("%s", self.inbox.hosts.problem)
+
+    async def _register_again(self) -> bool:
+        """Register the wait again if its row is gone from the inbox. Return whether the row was gone."""
+        await self._until_deployed(partial(self._register, self.current.attempt))
+        if self.current.is_new:
+            self._row_was_lost = True
+            self.log.error(
+                "The inbox has lost this wait, because the inbox was lost or restored from an older backup; registered "
+                "the wait %s again. Callbacks and progress from before the restore may be missing",
+                self.current.id,
+            )
+        return self.current.is_new
 
     async def _settle(self, outcome: Outcome) -> Outcome:
         # The endpoint or the watcher may have settled the wait already.
         if self.current.outcome is None:
-            stop_work = self.must_cancel_work(outcome)
-            self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
+            settle = partial(
+                self.inbox.waits.settle, self.current.id, outcome, stop_work=self.must_cancel_work(outcome)
+            )
+            try:
+                self.current = await settle()
+            except UnknownWait:
+                await self._register_again()
+                self.current = await settle()
         if self.current.cancel == "due":
             background.detach(background.cancel_due(self.current.id))
         return self.current.outcome or outcome
@@ -422,6 +445,8 @@ class TaskTrigger(BaseTrigger):
 
         If the error may be temporary, pause and return None, so that :meth:`wait` is called again.
         """
+        if isinstance(error, UnknownWait) and await self._register_again():
+            return None
         is_over = self.current.state is not WaitState.WAITING
         if is_over or kind_of(error, started=self.started) is ErrorKind.TASK:
             return self._failed_by(error)
