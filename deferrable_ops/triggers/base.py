@@ -29,7 +29,7 @@ from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work, end_if_killed
-from deferrable_ops.triggers.lifecycle.launch_record import LaunchRecords
+from deferrable_ops.triggers.lifecycle.launch_record import ROW_LOST, LaunchRecords
 from deferrable_ops.triggers.lifecycle.stored_trigger import encrypt, register_feature
 
 if TYPE_CHECKING:
@@ -284,13 +284,8 @@ class TaskTrigger(LaunchRecords, BaseTrigger):
         """Wait until the task's wait has ended in the inbox, and return the outcome of this wait."""
         while self.current.state is WaitState.WAITING:
             await self.changes.next_change()
-            is_lost = self.changes.is_lost
-            if (changed := self.changes.take()) is not None:
-                self.current = changed
+            if await self.take_change():
                 await self.on_wait_updated()
-            elif is_lost:
-                # Raises UnknownWait if the row is gone; then run() registers the wait again.
-                self.current = await self.inbox.waits.get(self.current.id)
         if self.current.outcome is not None:
             return self.current.outcome
         if self.current.state is WaitState.EXPIRED:
@@ -395,11 +390,7 @@ class TaskTrigger(LaunchRecords, BaseTrigger):
         await self._until_deployed(partial(self._register, self.current.attempt))
         if self.current.is_new:
             self._row_was_lost = True
-            self.log.error(
-                "The inbox has lost this wait, because the inbox was lost or restored from an older backup; registered "
-                "the wait %s again. Callbacks and progress from before the restore may be missing",
-                self.current.id,
-            )
+            self.log.error(ROW_LOST, self.current.id)
         return self.current.is_new
 
     async def _settle(self, outcome: Outcome) -> Outcome:
@@ -461,7 +452,10 @@ class TaskTrigger(LaunchRecords, BaseTrigger):
                     self.current = self.changes.take() or self.current
         if self.current.state is WaitState.WAITING:
             # The next run resumes from the stored progress, like a run after a restart of the triggerer.
-            self.current = await self.inbox.waits.get(self.current.id)
+            try:
+                self.current = await self.inbox.waits.get(self.current.id)
+            except UnknownWait:
+                await self._register_again()
         return None
 
     def _report_outage(self, error: BaseException, pause: float) -> None:

@@ -16,10 +16,16 @@ from typing import Any, Final
 from deferrable_ops.exceptions import AirflowUnavailable
 from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.inbox.waits.launches import Claim
+from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.supervisor_calls import Rank, send
 
 LAUNCH_KEY: Final = "launch_record"
 """The key of the XCom with the record of a launch."""
+
+ROW_LOST: Final = (
+    "The inbox has lost this wait, because the inbox was lost or restored from an older backup; registered the wait %s "
+    "again. Callbacks and progress from before the restore may be missing"
+)
 
 _TIMEOUT = 60.0
 # The clocks of the scheduler and of the triggerer may differ by so much.
@@ -27,10 +33,11 @@ _CLOCK_MARGIN = 10.0
 
 
 class LaunchRecords:
-    """The methods of a trigger with which it records its launch, and reads the record after the loss of the inbox."""
+    """The methods with which a trigger detects that the inbox has lost its wait or its launch."""
 
     # Attributes of the trigger.
     inbox: Inbox
+    changes: Subscription
     current: Wait
     timeout: float
     task_instance: Any
@@ -39,6 +46,18 @@ class LaunchRecords:
     # Whether the row of the wait was gone from the inbox, and was registered again.
     _row_was_lost = False
     _launch_recorded = False
+
+    async def take_change(self) -> bool:
+        """Set `current` to the wait's row if the row has changed in the inbox, and return whether it has changed.
+
+        :raises UnknownWait: if the row is gone. Then :meth:`run` registers the wait again and calls :meth:`wait`.
+        """
+        is_lost = self.changes.is_lost
+        changed = self.changes.take()
+        if changed is None and is_lost:
+            changed = await self.inbox.waits.get(self.current.id)
+        self.current = changed or self.current
+        return changed is not None
 
     @property
     def records_launches(self) -> bool:

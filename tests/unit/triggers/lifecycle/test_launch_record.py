@@ -10,6 +10,7 @@ import pytest
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import SetXCom
 from sqlalchemy import update
+from unit.triggers.events.support import LONG_AGO, begun, post, waiting_for
 from unit.triggers.support import Run, Runs, XComs, change, eventually, lose, new_attempt
 
 from deferrable_ops.inbox import Inbox
@@ -123,6 +124,21 @@ async def test_row_that_is_lost_under_a_running_trigger_is_registered_again(
     assert len(service.requests) == 1
 
 
+async def test_event_sensor_whose_row_is_lost_collects_its_events_again(
+    runs: Runs,
+) -> None:
+    run = runs.start(waiting_for("orders", "stock", since=LONG_AGO))
+    await begun(run)
+    await post(runs.inbox, "orders", 1)
+    await lose(run)
+    runs.inbox.database.interrupted_at = time.time()
+    async with asyncio.timeout(20):
+        while not await runs.inbox.waits.get_many([run.attempt.wait_id]):
+            await asyncio.sleep(0.01)
+    await post(runs.inbox, "stock", 2)
+    assert isinstance(await run.outcome(), Success)
+
+
 async def test_launch_waits_while_airflow_cannot_show_whether_the_work_was_launched(
     runs: Runs, service: OutsideService, xcoms: XComs
 ) -> None:
@@ -226,24 +242,27 @@ def sender(monkeypatch: pytest.MonkeyPatch) -> Sender:
     return sender
 
 
-@pytest.mark.parametrize("relaunch", [False, True])
-async def test_messages_are_published_again_only_if_the_operator_allows_it(
-    runs: Runs, sender: Sender, relaunch: bool
-) -> None:
-    trigger = PublishEventTrigger(sqs=QUEUE, payload=1, relaunch_when_lost=relaunch)
+async def lose_published(runs: Runs, sender: Sender, **arguments: Any) -> Run:
+    """Let a run publish a batch, lose its wait, and return a second run of the same attempt."""
+    trigger = PublishEventTrigger(sqs=QUEUE, payload=1, **arguments)
     first = runs.start(trigger)
     await eventually(lambda: sender.sent == 1, "the first batch")
     await first.kill_process()
     await lose(first)
-    second = runs.start(trigger, first.attempt)
-    if relaunch:
-        await eventually(lambda: sender.sent == 2, "the second batch")
-        return
-    outcome = await second.outcome()
+    return runs.start(trigger, first.attempt)
+
+
+async def test_messages_are_not_published_again(runs: Runs, sender: Sender) -> None:
+    outcome = await (await lose_published(runs, sender)).outcome()
     assert isinstance(outcome, Failure)
     assert not outcome.retryable
     assert "an earlier run of this attempt may have published the messages" in outcome.reason
     assert sender.sent == 1
+
+
+async def test_messages_are_published_again_if_the_operator_allows_it(runs: Runs, sender: Sender) -> None:
+    await lose_published(runs, sender, relaunch_when_lost=True)
+    await eventually(lambda: sender.sent == 2, "the second batch")
 
 
 async def test_dataflow_job_is_found_by_its_label(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
