@@ -7,7 +7,8 @@ the endpoint.
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
+from collections.abc import Awaitable, Callable
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
@@ -42,7 +43,7 @@ async def look_after_inbox(inbox: Inbox) -> None:
     from deferrable_ops.triggers.lifecycle.sweeper import Sweeper
 
     this_process.learn(await asyncio.to_thread(ensure_deployment))
-    await Sweeper(inbox, find_ended).run()
+    await _for_each_inbox(inbox, lambda one: Sweeper(one, find_ended).run())
 
 
 async def report_unended_tasks(inbox: Inbox) -> None:
@@ -52,4 +53,19 @@ async def report_unended_tasks(inbox: Inbox) -> None:
     """
     from deferrable_ops.triggers.lifecycle.unended import attempts_from_database, report_unended
 
-    await report_unended(inbox, attempts_from_database)
+    await _for_each_inbox(inbox, lambda one: report_unended(one, attempts_from_database))
+
+
+async def _for_each_inbox(shared: Inbox, work: Callable[[Inbox], Awaitable[None]]) -> None:
+    """Run `work` for the inbox of this process, and for the inbox of each team that has its own inbox."""
+    from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox
+    from deferrable_ops.settings import inbox_url, teams_with_inbox
+
+    async def work_for(team: str) -> None:
+        inbox = await Inbox.open(partial(inbox_url, team), retry_timeout=NO_RETRY_TIMEOUT)
+        try:
+            await work(inbox)
+        finally:
+            await inbox.close()
+
+    await asyncio.gather(work(shared), *map(work_for, sorted(teams_with_inbox())))

@@ -103,6 +103,12 @@ def get_provider_info() -> dict[str, Any]:
                         default="",
                         example="production",
                     ),
+                    "team": _option(
+                        "Team whose inbox and settings deferrable-ops serve and the other commands use, with [core] "
+                        "multi_team. Leave it empty for triggerers and workers, which know their team.",
+                        default="",
+                        example="team_a",
+                    ),
                     "notify": _option(
                         "Wake waits with Postgres' LISTEN/NOTIFY. Turn it off behind a connection pooler in "
                         "transaction mode, such as PgBouncer; the inbox is then polled every second.",

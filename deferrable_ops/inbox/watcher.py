@@ -34,7 +34,7 @@ class Subscription:
     """A subscription receives the changes of one wait, for the duration of a ``with`` statement."""
 
     # Subscriptions to the same wait form a linked list. A Python list for each wait would waste memory.
-    __slots__ = ("_future", "_next", "_subscriptions", "_wait", "_wait_id", "_woken")
+    __slots__ = ("_future", "_next", "_subscriptions", "_wait", "_wait_id", "_woken", "is_lost")
 
     def __init__(self, subscriptions: dict[str, Subscription], wait_id: str) -> None:
         self._subscriptions = subscriptions
@@ -43,6 +43,8 @@ class Subscription:
         self._wait: Wait | None = None
         self._woken = False
         self._future: asyncio.Future[None] | None = None
+        self.is_lost = False
+        """Whether the inbox did not contain the wait when the watcher last read it. :meth:`take` resets this."""
 
     def __enter__(self) -> Self:
         self._next = self._subscriptions.get(self._wait_id)
@@ -79,18 +81,23 @@ class Subscription:
         """
         # Not a coroutine, which would cost 0.2 kB for each of thousands of waits.
         self._future = asyncio.get_running_loop().create_future()
-        if self._woken or self._wait is not None:
+        if self._woken or self.is_lost or self._wait is not None:
             self._complete()
         return self._future
 
     def take(self) -> Wait | None:
         """Return the wait's current row, or None if the wait has not changed since the last call of this method."""
-        wait, self._wait, self._woken = self._wait, None, False
+        wait, self._wait, self._woken, self.is_lost = self._wait, None, False, False
         return wait
 
     def deliver(self, wait: Wait) -> None:
         """Store the wait's current row in the subscription. The watcher calls this method."""
         self._wait = wait
+        self._complete()
+
+    def lose(self) -> None:
+        """Record that the inbox does not contain the wait. The watcher calls this method."""
+        self.is_lost = True
         self._complete()
 
     def wake(self) -> None:
@@ -186,12 +193,15 @@ class Watcher:
 
     async def _deliver_changes(self) -> None:
         cursor: Cursor | None = None
-        swept_at = 0.0
+        swept_at, interrupted_at = 0.0, self._database.interrupted_at
         while True:
             try:
                 await self._deliver(self._take_changed())
                 if self._sweep_now or time.monotonic() - swept_at >= self._signal.sweep_interval:
                     self._sweep_now, swept_at = False, time.monotonic()
+                    if self._database.interrupted_at > interrupted_at:
+                        # The inbox may have been restored from a backup, whose versions are lower.
+                        cursor, interrupted_at = None, self._database.interrupted_at
                     changed, cursor = await read_changes(self._database, cursor)
                     await self._deliver([*self._subscriptions] if changed is None else changed)
             except Exception as error:
@@ -214,10 +224,19 @@ class Watcher:
         mine = [wait_id for wait_id in wait_ids if wait_id in self._subscriptions]
         if not mine:
             return
-        for wait in await self._waits.get_many(mine):
-            if (first := self._subscriptions.get(wait.id)) is not None:
-                for subscription in first.chain():
-                    subscription.deliver(wait)
+        found = await self._waits.get_many(mine)
+        for wait in found:
+            for subscription in self._subscriptions_to(wait.id):
+                subscription.deliver(wait)
+        if len(found) < len(mine):
+            # The inbox was lost or restored from an older backup, or a wait is not registered yet.
+            for wait_id in await self._waits.missing({*mine} - {wait.id for wait in found}):
+                for subscription in self._subscriptions_to(wait_id):
+                    subscription.lose()
+
+    def _subscriptions_to(self, wait_id: str) -> Iterator[Subscription]:
+        first = self._subscriptions.get(wait_id)
+        return iter(()) if first is None else first.chain()
 
     async def _expire_overdue(self) -> None:
         up_since = checked_at = float("-inf")

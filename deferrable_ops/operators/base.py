@@ -234,6 +234,16 @@ def finish(wait_id: str, outcome: Outcome) -> Any:
             raise AirflowSkipException(reason)
 
 
+def flag(name: str, value: bool) -> bool:
+    """Return a boolean argument.
+
+    :raises InputError: if the value is not True or False.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r} must be True or False")
+    return value
+
+
 def optional_seconds(name: str, value: timedelta | float | None) -> float | None:
     """Convert a duration to seconds. Return None if the value is None.
 

@@ -17,15 +17,15 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
-from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner
+from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner, UnknownWait
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
-from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work, end_if_killed
+from deferrable_ops.triggers.lifecycle.launching import ROW_LOST, Launching
 from deferrable_ops.triggers.lifecycle.stored_trigger import encrypt, register_feature
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _registering = Throttle(128)
 _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
-class TaskTrigger(BaseTrigger):
+class TaskTrigger(Launching, BaseTrigger):
     """Base class of all triggers. A trigger stores its state in the inbox. So Airflow can restart a trigger, and can
     run the same trigger twice at the same time.
 
@@ -281,8 +281,7 @@ class TaskTrigger(BaseTrigger):
         """Wait until the task's wait has ended in the inbox, and return the outcome of this wait."""
         while self.current.state is WaitState.WAITING:
             await self.changes.next_change()
-            if (changed := self.changes.take()) is not None:
-                self.current = changed
+            if await self.take_change():
                 await self.on_wait_updated()
         if self.current.outcome is not None:
             return self.current.outcome
@@ -312,28 +311,6 @@ class TaskTrigger(BaseTrigger):
             for task in (settling, working):
                 task.cancel()
             await asyncio.gather(settling, working, return_exceptions=True)
-
-    async def launch_once(self, launch: Callable[[Claim], Awaitable[Any]]) -> Any:
-        """Launch the task's external work, unless it was launched before, and return the recorded response.
-
-        If another process is launching it, wait until that process has recorded a response or has lost its claim.
-
-        :param launch: an async function that launches the work and returns the response to record, a JSON value. It
-            must call :meth:`~deferrable_ops.inbox.waits.launches.Claim.check` before each request.
-        :return: the recorded response; None if the task's wait ended before the work was launched.
-        """
-        while self.current.launched_at is None:
-            claim: Claim | None = None
-            try:
-                async with self.inbox.launches.claim(self.current.id) as claim:
-                    if claim is not None:
-                        await claim.record(await launch(claim))
-            except ClaimLost:
-                self.log.info("Another process is launching the work of this task")
-            self.current = await self.inbox.waits.get(self.current.id)
-            if claim is None:
-                break
-        return self.current.launch_answer
 
     async def stop_previous_attempts(self) -> None:
         """Cancel the external work of all other attempts of the task, and return when all this work is cancelled.
@@ -401,15 +378,29 @@ class TaskTrigger(BaseTrigger):
                 break
             except NotOwner:
                 await self.inbox.owner.wait(self.log)
-        self.started = not self.current.is_new
+        self.started = self.started or not self.current.is_new
         if self.inbox.hosts.problem is not None:
             self.log.error("%s", self.inbox.hosts.problem)
+
+    async def _register_again(self) -> bool:
+        """Register the wait again if its row is gone from the inbox. Return whether the row was gone."""
+        await self._until_deployed(partial(self._register, self.current.attempt))
+        if self.current.is_new:
+            self._row_was_lost = True
+            self.log.error(ROW_LOST, self.current.id)
+        return self.current.is_new
 
     async def _settle(self, outcome: Outcome) -> Outcome:
         # The endpoint or the watcher may have settled the wait already.
         if self.current.outcome is None:
-            stop_work = self.must_cancel_work(outcome)
-            self.current = await self.inbox.waits.settle(self.current.id, outcome, stop_work=stop_work)
+            settle = partial(
+                self.inbox.waits.settle, self.current.id, outcome, stop_work=self.must_cancel_work(outcome)
+            )
+            try:
+                self.current = await settle()
+            except UnknownWait:
+                await self._register_again()
+                self.current = await settle()
         if self.current.cancel == "due":
             background.detach(background.cancel_due(self.current.id))
         return self.current.outcome or outcome
@@ -442,6 +433,8 @@ class TaskTrigger(BaseTrigger):
 
         If the error may be temporary, pause and return None, so that :meth:`wait` is called again.
         """
+        if isinstance(error, UnknownWait) and await self._register_again():
+            return None
         is_over = self.current.state is not WaitState.WAITING
         if is_over or kind_of(error, started=self.started) is ErrorKind.TASK:
             return self._failed_by(error)
@@ -456,7 +449,10 @@ class TaskTrigger(BaseTrigger):
                     self.current = self.changes.take() or self.current
         if self.current.state is WaitState.WAITING:
             # The next run resumes from the stored progress, like a run after a restart of the triggerer.
-            self.current = await self.inbox.waits.get(self.current.id)
+            try:
+                self.current = await self.inbox.waits.get(self.current.id)
+            except UnknownWait:
+                await self._register_again()
         return None
 
     def _report_outage(self, error: BaseException, pause: float) -> None:

@@ -1,15 +1,31 @@
-"""Reads Airflow connections in a triggerer."""
+"""Reads Airflow connections in a triggerer.
+
+With ``[core] multi_team``, Airflow's API inside a triggerer does not know the team of a task, so it returns only the
+connections without a team. Therefore the connection of a team is first read from the secrets backends in this process,
+which are asked for the team of this process: see :func:`team_connection`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import logging
+import os
+from functools import cache
 from typing import Any, Final
 
+from deferrable_ops import settings
 from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError
 from deferrable_ops.supervisor_calls import Rank, call_supervisor
+
+log = logging.getLogger(__name__)
 
 # In seconds. The triggerer's supervisor process handles requests for connections one at a time, so an answer may take
 # long. The process may also drop a request.
 _TIMEOUT: Final = 60.0
+
+
+_LIMIT: Final = "does not give triggerers the connections that belong to a team in its database"
 
 
 class UnknownConnection(ConfigurationError):
@@ -34,7 +50,7 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
             f"Airflow did not return the connection {conn_id!r} within {timeout:g} s"
         ) from None
     except AirflowNotFoundException as error:
-        raise UnknownConnection(f"there is no connection {conn_id!r}; create it ({error})") from None
+        raise UnknownConnection(missing_connection(conn_id, error)) from None
     except AirflowException as error:
         raise AirflowUnavailable(f"could not read the connection {conn_id!r}: {error}") from None
     # Airflow returns {} for an extra that is not JSON. Without this check, default credentials would be used.
@@ -43,8 +59,87 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
     return connection, extra
 
 
+def team_connection(conn_id: str) -> Any:
+    """Return the connection that the secrets backends of this process have for its team.
+
+    Return None if this process belongs to no team, or if the backends have no such connection. This function may block.
+
+    :raises AirflowUnavailable: if a secrets backend failed. A connection without a team must not replace a connection
+        of the team that cannot be read now.
+    """
+    from airflow.sdk.execution_time.secrets import ExecutionAPISecretsBackend
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+    from airflow.sdk.log import mask_secret
+    from airflow.secrets.environment_variables import EnvironmentVariablesBackend
+
+    team = settings.team()
+    if team is None:
+        return None
+    for backend in ensure_secrets_backend_loaded():
+        # These backends return only connections without a team, and the environment returns such a connection if the
+        # team has no variable of its own.
+        if isinstance(backend, ExecutionAPISecretsBackend) or not _knows_teams(backend):
+            continue
+        if isinstance(backend, EnvironmentVariablesBackend) and _variable(conn_id, team) not in os.environ:
+            continue
+        try:
+            found = backend.get_connection(conn_id=conn_id, team_name=team)
+        except Exception as error:
+            raise AirflowUnavailable(
+                f"could not read the connection {conn_id!r} of the team {team} from {type(backend).__name__}: "
+                f"{type(error).__name__}"
+            ) from None
+        if found is not None:
+            if found.password:
+                mask_secret(found.password)
+            return found
+    _report_without_team(conn_id, team)
+    return None
+
+
+def missing_connection(conn_id: str, error: Exception) -> str:
+    """Return the message of the error that Airflow has no connection with the given id."""
+    team = settings.team()
+    if team is None:
+        return f"there is no connection {conn_id!r}; create it ({error})"
+    return (
+        f"there is no connection {conn_id!r} that a triggerer of the team {team} can read: Airflow {_LIMIT}. Define "
+        f"{_variable(conn_id, team)} in the environment of the team's triggerers, or use a secrets backend that "
+        "supports teams"
+    )
+
+
 async def _read(conn_id: str) -> tuple[Any, Any]:
     from airflow.sdk import BaseHook
 
-    connection = await BaseHook.aget_connection(conn_id)
+    connection = None
+    if settings.team() is not None:
+        connection = await asyncio.to_thread(team_connection, conn_id)
+    if connection is None:
+        connection = await BaseHook.aget_connection(conn_id)
     return connection, await connection.aextra_dejson()
+
+
+def _variable(conn_id: str, team: str) -> str:
+    return f"AIRFLOW_CONN__{team.upper()}___{conn_id.upper()}"
+
+
+def _knows_teams(backend: Any) -> bool:
+    return all(
+        any(
+            one.name == "team_name" or one.kind is one.VAR_KEYWORD
+            for one in inspect.signature(method).parameters.values()
+        )
+        for method in (backend.get_connection, backend.get_conn_value)
+    )
+
+
+@cache
+def _report_without_team(conn_id: str, team: str) -> None:
+    log.warning(
+        "The team %s has no connection %r in the environment or in a secrets backend; a connection without a team is "
+        "used, if there is one. Airflow %s",
+        team,
+        conn_id,
+        _LIMIT,
+    )

@@ -115,6 +115,8 @@ class Database:
         else:
             self.engine = postgres_engine(self.url, lambda: self.url, pooled=not self.notify)
         self._reading = self._writing = self.engine
+        self.interrupted_at = -math.inf
+        """When the database last answered again after an outage, in seconds since the epoch."""
         if self.dialect == "sqlite":
             self._writing = self.engine.execution_options(immediate=True)
         if self.notify:
@@ -243,6 +245,7 @@ class Database:
                 async with asyncio.timeout(self._attempt_timeout(give_up_at)):
                     result = await attempt()
                 if backoff.failures:
+                    self.interrupted_at = time.time()
                     outages.recovered(INBOX)
                 return result
             except Exception as error:

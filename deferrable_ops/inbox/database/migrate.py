@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from deferrable_ops.inbox.database.schema import HEAD, alembic_version
 
 # The key of a Postgres advisory lock: the letters "defr" as a number. Any other unused number would do as well.
 _LOCK = 0x64656672
+_LOCK_INTERVAL = 0.05
+_upgrading = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,13 @@ async def upgrade(database: Database) -> None:
                 return
             if database.dialect == "postgresql":
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            await connection.run_sync(_upgrade)
+            # Alembic keeps its state in global variables. A process may open the inboxes of several teams at once.
+            while not _upgrading.acquire(blocking=False):
+                await asyncio.sleep(_LOCK_INTERVAL)
+            try:
+                await connection.run_sync(_upgrade)
+            finally:
+                _upgrading.release()
 
     await database.retry(attempt)
 

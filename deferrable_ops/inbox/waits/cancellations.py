@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +42,9 @@ class Cancellations:
         self._owner = owner
         self._lease = lease
 
-    async def claim(self, wait_id: str | None = None) -> Cancellation | None:
+    async def claim(
+        self, wait_id: str | None = None, *, without: Collection[str] = ()
+    ) -> Cancellation | None:
         """Lease a due cancellation to the caller for 60 s, and return the cancellation.
 
         Return None if no cancellation is due.
@@ -53,6 +56,7 @@ class Cancellations:
         external work exists would not stop the work.
 
         :param wait_id: return only a cancellation of the wait with this id; if None, return a cancellation of any wait.
+        :param without: the ids of waits whose cancellations are not returned.
         """
 
         async def probe(connection: AsyncConnection) -> str | None:
@@ -64,6 +68,7 @@ class Cancellations:
                 or_(waits.c.launched_at.is_not(None), not_(launching)),
             )
             due = due if wait_id is None else due.where(waits.c.id == wait_id)
+            due = due.where(waits.c.id.not_in(without)) if without else due
             found: str | None = (await connection.execute(due.limit(1))).scalar()
             return found if found and await self._owner.permits(connection, cancel=True) else None
 
@@ -83,6 +88,18 @@ class Cancellations:
             if cancellation is not None:
                 return cancellation
         return None
+
+    async def give_back(self, cancellation: Cancellation) -> None:
+        """End the lease of a cancellation without an attempt to stop the external work."""
+
+        async def write(transaction: Transaction) -> None:
+            await transaction.connection.execute(
+                update(waits)
+                .where(waits.c.id == cancellation.wait_id, CANCEL_IS_DUE)
+                .values(cancel_lease=transaction.now, cancel_tries=waits.c.cancel_tries - 1)
+            )
+
+        await self._database.write(write)
 
     async def mark_stopped(self, cancellation: Cancellation) -> None:
         """Record that the external work of the wait was stopped."""

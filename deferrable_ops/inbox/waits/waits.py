@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, Final
@@ -86,6 +86,15 @@ class Waits:
                 chosen = waits.c.id.in_(wait_ids[start : start + _ROWS_PER_QUERY])
                 found += _readable(await connection.execute(_select_waits().where(chosen)))
             return found
+
+        return await self._database.read(read)
+
+    async def missing(self, wait_ids: Collection[str]) -> set[str]:
+        """Return those of the given ids for which the inbox has no wait."""
+
+        async def read(connection: AsyncConnection) -> set[str]:
+            found = await connection.execute(select(waits.c.id).where(waits.c.id.in_(wait_ids)))
+            return {*wait_ids} - {*found.scalars()}
 
         return await self._database.read(read)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from deferrable_ops.events.merging import Merge, rules_to_json
 from deferrable_ops.events.messages import KafkaMessage, SqsMessage, messages_to_json
-from deferrable_ops.operators.base import TriggererOperator
+from deferrable_ops.operators.base import TriggererOperator, flag
 from deferrable_ops.plain_data import plain_copy
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.events.publish.arguments import check_arguments
@@ -84,6 +84,8 @@ class PublishEventOperator(TriggererOperator):
     :param kafka_conn_id: the id of the Airflow connection (type ``kafka``) with which the task publishes to the topic.
     :param aws_conn_id: the id of the Airflow connection (type ``aws``) with which the task publishes to the queue;
         with None, the AWS credentials of the triggerer's machine are used.
+    :param relaunch_when_lost: whether the messages are published again to Kafka or SQS if the inbox was lost, or
+        restored from a backup that is older than the launch. By default, the task fails without a retry.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -125,6 +127,7 @@ class PublishEventOperator(TriggererOperator):
         transactional: bool = True,
         kafka_conn_id: str = "kafka_default",
         aws_conn_id: str | None = "aws_default",
+        relaunch_when_lost: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -143,6 +146,7 @@ class PublishEventOperator(TriggererOperator):
         self.transactional = transactional
         self.kafka_conn_id = kafka_conn_id
         self.aws_conn_id = aws_conn_id
+        self.relaunch_when_lost = flag("relaunch_when_lost", relaunch_when_lost)
         check_arguments(self._arguments())
 
     def _arguments(self) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from deferrable_ops.events.received import Keep, check_keep
 from deferrable_ops.events.specifications import Specification, specification_to_json
 from deferrable_ops.events.windows import check_since, check_timeout, is_cron
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.operators.base import TriggererOperator
+from deferrable_ops.operators.base import TriggererOperator, flag
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.events.arguments import RunTimes
 from deferrable_ops.triggers.events.trigger import EventsTrigger
@@ -63,8 +63,8 @@ class _EventsTask(TriggererOperator):
         self.soft_fail = soft_fail
         parse_condition(condition, list(self.events))
         check_keep(keep)
-        _check_flag("until_next_interval", until_next_interval)
-        _check_flag("soft_fail", soft_fail)
+        flag("until_next_interval", until_next_interval)
+        flag("soft_fail", soft_fail)
         if until_next_interval and self.get_dag() is not None:
             _next_interval(self.get_dag())
 
@@ -248,8 +248,3 @@ def _event_name(task_id: str) -> str:
     """Return a name for the one event of an EventSensor: the task's id, with each invalid character replaced by "_"."""
     name = _NOT_IN_NAMES.sub("_", str(task_id))
     return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
-
-
-def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise InputError(f"{name}={value!r} must be True or False")

@@ -158,4 +158,5 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
             failure_when=self.failure_when,
             result=self.result,
             cancel_request=self.cancel_request,
+            registered=True,
         )

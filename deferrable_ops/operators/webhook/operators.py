@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperatorLink
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.operators.base import TriggererOperator, optional_seconds, seconds
+from deferrable_ops.operators.base import TriggererOperator, flag, optional_seconds, seconds
 from deferrable_ops.triggers.webhook.request import validate
 from deferrable_ops.triggers.webhook.trigger import CALLBACK_LINK_KEY, DEFAULT_LAUNCH_TIMEOUT, WebhookTrigger
 
@@ -46,6 +46,8 @@ class _WebhookTask(TriggererOperator):
     data: str | dict[str, str] | None = None
     launch_timeout: float = DEFAULT_LAUNCH_TIMEOUT
     publish_url: bool = False
+    relaunch_when_lost: bool = False
+    registered: bool = False
 
     def __init__(
         self,
@@ -83,6 +85,9 @@ class WebhookOperator(_WebhookTask):
     :param data: a string that is sent as the body of the request, or a dict of strings that is sent as a form.
     :param launch_timeout: for how long the request is retried after connection errors and the HTTP statuses 429 and
         5xx, as a timedelta or in seconds; 5 minutes by default.
+    :param relaunch_when_lost: whether the request is sent again if the inbox was lost, or restored from a backup that
+        is older than the launch. The request is sent with the same ``Idempotency-Key``. By default, the task logs an
+        error, launches nothing, and waits for a callback.
     :param heartbeat_timeout: the task fails after this time without a heartbeat, as a timedelta or in seconds; by
         default no heartbeats are expected.
     :param success_when: a JMESPath expression that is evaluated on the payload of each callback. The task succeeds
@@ -122,6 +127,7 @@ class WebhookOperator(_WebhookTask):
         json: Any = None,
         data: str | dict[str, str] | None = None,
         launch_timeout: timedelta | float = DEFAULT_LAUNCH_TIMEOUT,
+        relaunch_when_lost: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -133,6 +139,7 @@ class WebhookOperator(_WebhookTask):
         self.json = json
         self.data = data
         self.launch_timeout = seconds("launch_timeout", launch_timeout)
+        self.relaunch_when_lost = flag("relaunch_when_lost", relaunch_when_lost)
         if url is None and http_conn_id is None:
             raise InputError(
                 "url= is missing; give the URL of the request that launches the work, or http_conn_id= and path="
@@ -154,7 +161,5 @@ class WebhookSensor(_WebhookTask):
 
     def __init__(self, *, publish_url: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.publish_url = publish_url
-        if not isinstance(publish_url, bool):
-            raise InputError(f"publish_url={publish_url!r} must be True or False")
+        self.publish_url = flag("publish_url", publish_url)
         validate({name: getattr(self, name) for name in self.trigger_class.arguments})

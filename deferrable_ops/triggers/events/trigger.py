@@ -197,7 +197,7 @@ class EventsTrigger(TaskTrigger):
         return self.current.state is WaitState.WAITING and not is_over
 
     async def _collect(self) -> None:
-        self.current = self.changes.take() or self.current
+        await self.take_change()
         if self.current.state is not WaitState.WAITING:
             return
         collector, progress = self._collector, self._progress

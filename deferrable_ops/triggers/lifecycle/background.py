@@ -9,6 +9,7 @@ from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from deferrable_ops import settings
 from deferrable_ops.deployment import this_process
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.inbox.hosts import Component
@@ -66,6 +67,14 @@ async def _run() -> None:
 
 async def _act_for_deployment(inbox: Inbox, reading: Awaitable[str]) -> None:
     log.info("This triggerer belongs to deployment %s", await reading)
+    team = settings.team()
+    if team is not None and not settings.has_own_option("inbox_url", team):
+        log.warning(
+            "The team %s has no inbox of its own, and shares one with other teams: their tasks can read its values and "
+            "end its waits. Set AIRFLOW__%s___DEFERRABLE_OPS__INBOX_URL",
+            team,
+            team.upper(),
+        )
     while True:
         try:
             await inbox.owner.adopt_if_unowned()

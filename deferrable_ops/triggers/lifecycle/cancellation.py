@@ -8,7 +8,7 @@ import logging
 from deferrable_ops.exceptions import LaunchRefused
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
 from deferrable_ops.inbox.waits.cancellations import Cancellation
-from deferrable_ops.triggers.lifecycle.stored_trigger import decrypt
+from deferrable_ops.triggers.lifecycle.stored_trigger import OtherTeam, decrypt
 from deferrable_ops.triggers.lifecycle.task_states import DEFERRED, states_from_supervisor, states_of
 
 log = logging.getLogger(__name__)
@@ -44,18 +44,30 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
 
 async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
     """Cancel the external work of one wait, or of all waits, if the inbox contains due requests to cancel this work."""
-    while (cancellation := await inbox.cancellations.claim(wait_id)) is not None:
-        await cancel_once(inbox, cancellation)
+    of_other_teams: set[str] = set()
+    while (cancellation := await inbox.cancellations.claim(wait_id, without=of_other_teams)) is not None:
+        try:
+            await cancel_once(inbox, cancellation)
+        except OtherTeam as error:
+            # The triggerers of the team, which use the same inbox, cancel this work.
+            of_other_teams.add(cancellation.wait_id)
+            await inbox.cancellations.give_back(cancellation)
+            log.debug("Not cancelling the external work of wait %s: %s", cancellation.wait_id, error)
 
 
 async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
-    """Try once to cancel external work, and record the result."""
+    """Try once to cancel external work, and record the result.
+
+    :raises OtherTeam: if a process of another team launched the work.
+    """
     try:
         # In a thread, because the first trigger of a feature imports the feature's client.
         trigger = await asyncio.to_thread(decrypt, cancellation.trigger)
         trigger.inbox = inbox
         async with asyncio.timeout(_CANCEL_TIMEOUT):
             await trigger.cancel(await inbox.waits.get(cancellation.wait_id))
+    except OtherTeam:
+        raise
     except (Exception, SystemExit) as error:
         # Only a refusal counts towards the limit of attempts. Other errors end, so the stop is tried until its
         # deadline, a week after the end of the wait.

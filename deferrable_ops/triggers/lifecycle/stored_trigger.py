@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import pkgutil
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from airflow.triggers.base import BaseTrigger
 
-from deferrable_ops.exceptions import InboxError
+from deferrable_ops import settings
+from deferrable_ops.exceptions import DeferrableOpsError, InboxError
 from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.inbox.database.encryption import airflow_fernet
 
 _features: set[str] = set()
+# Older releases ignore this argument of the trigger.
+_TEAM: Final = "stored_by_team"
+
+
+class OtherTeam(DeferrableOpsError):
+    """The trigger was stored by a process of another team of this Airflow."""
 
 
 class CancellableTrigger(Protocol):
@@ -37,6 +44,8 @@ def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
     """
     classpath, kwargs = trigger.serialize()
     kwargs["attempt"] = asdict(attempt)
+    if (team := settings.team()) is not None:
+        kwargs[_TEAM] = team
     encrypted: bytes = _fernet().encrypt(json.dumps([classpath, kwargs]).encode())
     return encrypted
 
@@ -44,10 +53,14 @@ def encrypt(trigger: BaseTrigger, attempt: Attempt) -> bytes:
 def decrypt(encrypted: bytes) -> CancellableTrigger:
     """Return the trigger that was passed to :func:`encrypt`.
 
+    :raises OtherTeam: if a process of another team stored the trigger.
     :raises ConfigurationError: if the ``fernet_key`` is missing or malformed.
     :raises InboxError: if the stored class is not a trigger of a registered feature.
     """
     classpath, kwargs = json.loads(_fernet().decrypt(encrypted))
+    team = kwargs.pop(_TEAM, None)
+    if team != settings.team():
+        raise OtherTeam(f"only triggerers of the team {team} can read the connections that the launch used")
     trigger_class: Any = pkgutil.resolve_name(classpath)
     is_trigger = isinstance(trigger_class, type) and issubclass(trigger_class, BaseTrigger)
     if not is_trigger or getattr(trigger_class, "feature", None) not in _features:

@@ -35,6 +35,9 @@ _CANCELLABLE_STEPS: Final = frozenset(
 )
 
 
+_PROGRAM_STEPS: Final = frozenset({"start-programs", "restart-programs"})
+
+
 class SupervisorStepTrigger(TaskTrigger):
     """Runs one step of a Supervisor. A step may be run again after it was interrupted, and two triggerers may run it at
     the same time.
@@ -110,6 +113,7 @@ class SupervisorStepTrigger(TaskTrigger):
 
     async def _run_step(self) -> Outcome:
         await self.stop_previous_attempts()
+        await self._restore_lost_progress()
         backoff = Backoff(first_pause=self.first_pause)
         while True:
             try:
@@ -130,7 +134,23 @@ class SupervisorStepTrigger(TaskTrigger):
     async def _run_claimed(self, claim: Claim) -> dict[str, Any]:
         restart = self.step == "start-programs" and self._must_restart()
         async with open_host(self._cfg, self.log, claim.check) as host:
-            return await StepRunner(host, self.inbox, self.current, restart=restart).run(self.step)
+            runner = StepRunner(
+                host, self.inbox, self.current, restart=restart, record_launch=self.record_launch
+            )
+            return await runner.run(self.step)
+
+    async def _restore_lost_progress(self) -> None:
+        """If the inbox has lost the progress of a step that starts programs, restore this progress from Airflow.
+
+        The step then continues as after a restart of the triggerer, and starts no program a second time.
+        """
+        record = await self.lost_launch() if self.step in _PROGRAM_STEPS else None
+        if record is not None:
+            self.log.error(
+                "The inbox has lost this wait, because the inbox was lost or restored from an older backup; programs "
+                "that an earlier run of this step has started are not started again"
+            )
+            await self.inbox.waits.save_progress(self.current.id, record["details"])
 
     def _must_restart(self) -> bool:
         """Return whether this DAG run restarts programs that are already running."""

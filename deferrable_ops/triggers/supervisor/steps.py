@@ -26,13 +26,23 @@ class StepRunner:
 
     :param wait: the row of this attempt in the inbox table ``waits``.
     :param restart: whether the step ``start-programs`` restarts programs that are already running.
+    :param record_launch: is called with the progress of a step that starts programs, before it starts the first one.
     """
 
-    def __init__(self, host: SupervisorHost, inbox: Inbox, wait: Wait, *, restart: bool = False) -> None:
+    def __init__(
+        self,
+        host: SupervisorHost,
+        inbox: Inbox,
+        wait: Wait,
+        *,
+        restart: bool = False,
+        record_launch: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
         self._host = host
         self._inbox = inbox
         self._wait = wait
         self._restart = restart
+        self._record_launch = record_launch
 
     async def run(self, step: str) -> StepResult:
         """Run the step with this name, and return its result.
@@ -88,6 +98,8 @@ class StepRunner:
             await self._inbox.waits.save_progress(self._wait.id, before.as_json())
         else:
             before = StartSnapshot.from_json(saved)
+        if self._record_launch is not None:
+            await self._record_launch(before.as_json())
         if before.restart:
             await programs.stop_running(self._host, before)
         await update_groups(self._host)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from deferrable_ops.inbox import Wait, WaitState
 from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outages import http_source
-from deferrable_ops.outcome import Outcome
+from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.webhook.launch import LaunchRequest
 from deferrable_ops.triggers.webhook.request import (
@@ -27,6 +28,10 @@ CALLBACK_LINK_KEY = "_link_CallbackLink"
 DEFAULT_LAUNCH_TIMEOUT = 300.0
 
 _PROGRESS_INTERVAL = 10.0
+_LOST: Final = (
+    "The inbox has lost this wait, because the inbox was lost or restored from an older backup. {}. Callbacks from "
+    "before the restore are lost unless the service sends them again"
+)
 # The triggerer sends one XCom at a time. The progress of many waits must not fill its queue of XComs.
 _progress_slot = asyncio.Semaphore(1)
 
@@ -36,6 +41,8 @@ class WebhookTrigger(TaskTrigger):
 
     This trigger has the arguments of :class:`deferrable_ops.operators.webhook.WebhookOperator`, with all durations in
     seconds.
+
+    :param registered: whether a worker registered the wait and launched the work before it deferred the task.
     """
 
     feature: ClassVar[str] = "webhook"
@@ -55,6 +62,8 @@ class WebhookTrigger(TaskTrigger):
         "result",
         "cancel_request",
         "publish_url",
+        "relaunch_when_lost",
+        "registered",
     )
 
     # The monotonic time of the last push of progress.
@@ -77,6 +86,8 @@ class WebhookTrigger(TaskTrigger):
         result: str | None = None,
         cancel_request: dict[str, Any] | None = None,
         publish_url: bool = False,
+        relaunch_when_lost: bool = False,
+        registered: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -94,6 +105,8 @@ class WebhookTrigger(TaskTrigger):
         self.result = result
         self.cancel_request = cancel_request
         self.publish_url = publish_url
+        self.relaunch_when_lost = relaunch_when_lost
+        self.registered = registered
 
     @property
     def launches(self) -> bool:
@@ -149,9 +162,11 @@ class WebhookTrigger(TaskTrigger):
                 "The callback URL starts with %s, which only this machine can reach; set [deferrable_ops] endpoint_url",
                 endpoint,
             )
+        if self.registered and self.current.is_new:
+            self.log.error(_LOST.format("The worker has launched the work"))
         if self.publish_url:
             await self._publish(endpoint)
-        if self.launches and self.current.launched_at is None:
+        if self.launches and self.current.launched_at is None and await self._may_launch():
             await self._launch(endpoint)
         self.log.info("Waiting for the callback of wait %s at %s/callbacks/***", self.current.id, endpoint)
         return await self.wait_until_settled()
@@ -176,6 +191,27 @@ class WebhookTrigger(TaskTrigger):
             except Exception as error:
                 self.log.warning("Could not push the progress as an XCom: %s", type(error).__name__)
 
+    async def expired(self) -> Outcome:
+        """Return a failure; its reason names the loss of the inbox if the work was not launched again because of it."""
+        outcome = await super().expired()
+        if not (self.current.launch_answer or {}).get("lost") or not isinstance(outcome, Failure):
+            return outcome
+        return Failure(
+            f"{outcome.reason}; the inbox had lost this wait after the launch, so the callback may be lost, and the "
+            "work was not launched again"
+        )
+
+    async def _may_launch(self) -> bool:
+        """Return False if an earlier run has launched the work, and the inbox has lost the launch."""
+        if await self.lost_launch() is None:
+            return True
+        if self.relaunch_when_lost:
+            self.log.warning(_LOST.format("The work is launched again, because relaunch_when_lost=True"))
+            return True
+        self.log.error(_LOST.format("An earlier run has launched the work; it is not launched again"))
+        await self.launch_once(_launched_before)
+        return False
+
     async def _publish(self, endpoint: str) -> None:
         token = await self.inbox.keys.token(self.current.id, self.current.key_id)
         url = f"{endpoint}/callbacks/{token}"
@@ -187,12 +223,12 @@ class WebhookTrigger(TaskTrigger):
             self.url, self.http_conn_id, self.path, self.method, self.headers, self.json, self.data
         )
         request = await self._prepare(template, self.current, endpoint)
-
         status = None
 
         async def send(claim: Claim) -> dict[str, Any]:
             nonlocal status
-            response = await request.send_with_retries(claim.check, self.launch_timeout, self.sources[0])
+            check = partial(self.record_and_check, claim)
+            response = await request.send_with_retries(check, self.launch_timeout, self.sources[0])
             status = response.status
             return {"status": status, "body": request.redact(response.text)}
 
@@ -205,3 +241,8 @@ class WebhookTrigger(TaskTrigger):
         return LaunchRequest(
             await template.fill(endpoint=endpoint, token=token, wait_id=wait.id), token, self.log
         )
+
+
+async def _launched_before(_claim: Claim) -> dict[str, Any]:
+    """Return what the inbox stores as the response to a launch that it has lost."""
+    return {"lost": True}

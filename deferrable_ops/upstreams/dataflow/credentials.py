@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from deferrable_ops.error_table import ErrorKind, kind_of_code
 from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
+from deferrable_ops.upstreams.connection_extra import missing_connection, team_connection
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -55,11 +56,19 @@ def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ..
             "pip install apache-airflow-providers-google, or omit gcp_conn_id to use the application default "
             "credentials"
         ) from missing
-    from airflow.sdk.exceptions import AirflowException
+    from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
+    of_team = team_connection(gcp_conn_id)
+
+    hook_class: Any = GoogleBaseHook
+    if of_team is not None:
+        # The hook itself reads only connections without a team.
+        hook_class = type("TeamHook", (GoogleBaseHook,), {"get_connection": lambda *_: of_team})
     try:
-        hook = GoogleBaseHook(gcp_conn_id=gcp_conn_id, impersonation_chain=list(impersonation_chain) or None)
+        hook = hook_class(gcp_conn_id=gcp_conn_id, impersonation_chain=list(impersonation_chain) or None)
         return cast("Credentials", hook.get_credentials())
+    except AirflowNotFoundException as error:
+        raise ConfigurationError(missing_connection(gcp_conn_id, error)) from error
     except AirflowException as error:
         raise ConfigurationError(
             f"could not get credentials from the connection {gcp_conn_id!r}: {error}"

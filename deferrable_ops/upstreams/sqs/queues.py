@@ -10,6 +10,7 @@ import asyncio
 import logging
 from contextlib import AbstractAsyncContextManager
 
+from deferrable_ops import settings
 from deferrable_ops.events import SqsEvent
 from deferrable_ops.events.queues import Queue, queue_of
 from deferrable_ops.shared import share
@@ -146,8 +147,13 @@ async def load_settings(conn_id: str | None) -> AwsSettings:
         return AwsSettings()
     try:
         return aws_settings(*await read_connection(conn_id))
-    except UnknownConnection:
+    except UnknownConnection as unknown:
         if conn_id != _DEFAULT:
             raise
+        if settings.team() is not None:
+            # The team may have this connection, although a triggerer cannot read it.
+            raise UnknownConnection(
+                f"{unknown}; set aws_conn_id=None to use the machine's own AWS credentials"
+            ) from None
     log.info("There is no connection %s; using the machine's own AWS credentials", conn_id)
     return AwsSettings()

@@ -7,9 +7,13 @@ import sys
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time import task_runner
 from integration.supervisor.support import BEGIN, SLEEP, Place, until
+from unit.triggers.support import XComs, lose
 
 from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.outcome import Success
+from deferrable_ops.triggers.base import TaskTrigger
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -51,6 +55,20 @@ async def test_restart_restarts_all_programs_including_ended_ones(place: Place) 
     assert again["programs"]["a:a"]["state"] == "RUNNING"
     assert pids(again)["a:a"] != pids(first)["a:a"]
     assert cfg.supervisord.logfile.read_text().count("spawned: 'b'") == 2
+
+
+async def test_step_whose_wait_the_inbox_has_lost_starts_no_program_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskTrigger, "records_launches", True)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", XComs(), raising=False)
+    cfg = place.cfg(program={"a": {"command": SLEEP}, "b": {"command": f"{sys.executable} -c 'exit(0)'"}})
+    await place.run_steps(cfg, *BEGIN[:2])
+    run = place.run("start-programs", cfg)
+    assert isinstance(await run.outcome(), Success)
+    await lose(run)
+    assert isinstance(await place.run("start-programs", cfg, run.attempt).outcome(), Success)
+    assert cfg.supervisord.logfile.read_text().count("spawned: 'b'") == 1
 
 
 async def test_program_that_cannot_start_fails_the_step_unless_its_policy_says_otherwise(

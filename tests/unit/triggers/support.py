@@ -10,7 +10,12 @@ from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
+from airflow.sdk.execution_time.comms import GetXCom, SetXCom, XComResult
+from sqlalchemy import delete
+
 from deferrable_ops.inbox import Attempt, Inbox, Wait
+from deferrable_ops.inbox.database.database import Transaction
+from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.outcome import Outcome, outcome_from_json
 from deferrable_ops.supervisor_calls import WARM_UP_VARIABLE
 from deferrable_ops.triggers.base import TaskTrigger
@@ -36,6 +41,25 @@ class AirflowComms:
     @property
     def xcoms(self) -> dict[str, Any]:
         return {message.key: message.value for message in self.sent if hasattr(message, "value")}
+
+
+class XComs:
+    """Replace the connection to Airflow's supervisor process, which keeps XComs."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.reads = 0
+        self.error: Exception | None = None
+
+    async def asend(self, message: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        if isinstance(message, SetXCom):
+            self.values[message.key] = message.value
+        elif isinstance(message, GetXCom):
+            self.reads += 1
+            return XComResult(key=message.key, value=self.values.get(message.key))
+        return None
 
 
 class Runs:
@@ -88,6 +112,18 @@ def new_attempt(try_number: int = 1, of: Attempt | None = None, task_id: str = "
     """Return an attempt of a task of its own, or the next attempt of another's."""
     ti_id, run_id = (str(uuid4()), uuid4().hex) if of is None else (of.ti_id, of.run_id)
     return Attempt(ti_id, try_number, "dag", run_id, task_id)
+
+
+async def change(run: Run, statement: Any) -> None:
+    async def write(transaction: Transaction) -> None:
+        await transaction.connection.execute(statement.where(waits.c.id == run.attempt.wait_id))
+
+    await run.inbox.database.write(write)
+
+
+async def lose(run: Run) -> None:
+    """Delete the row of a wait, as the restore of an older backup does."""
+    await change(run, delete(waits))
 
 
 async def eventually(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:

@@ -69,6 +69,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     },
     "deferrable_ops.triggers.events.PublishEventTrigger": {
         "kafka_conn_id": "kafka_default",
+        "relaunch_when_lost": False,
         "transactional": True,
     },
     "deferrable_ops.triggers.high_availability.HighAvailabilityGateTrigger": {
@@ -109,6 +110,8 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "launch_timeout": 300.0,
         "method": "POST",
         "publish_url": False,
+        "registered": False,
+        "relaunch_when_lost": False,
     },
 }
 

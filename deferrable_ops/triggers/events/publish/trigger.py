@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from deferrable_ops.backoff import Backoff
@@ -34,6 +35,10 @@ from deferrable_ops.upstreams.sqs.sender import SqsUnavailable, use_sender
 
 # The number is limited, because the event loop is busy while these events are prepared.
 _EVENTS_AT_ONCE: Final = 100
+_LOST: Final = (
+    "the inbox has lost this wait, because the inbox was lost or restored from an older backup, and an earlier run of "
+    "this attempt may have published the messages"
+)
 _RETRIED: Final = (ProducerFenced, KafkaUnavailable, SqsUnavailable)
 
 
@@ -61,6 +66,7 @@ class PublishEventTrigger(TaskTrigger):
         "transactional",
         "kafka_conn_id",
         "aws_conn_id",
+        "relaunch_when_lost",
     )
 
     # The last error. If the wait times out, the failure shows this error as the reason.
@@ -86,6 +92,7 @@ class PublishEventTrigger(TaskTrigger):
         transactional: bool = True,
         kafka_conn_id: str = "kafka_default",
         aws_conn_id: str | None = None,
+        relaunch_when_lost: bool = False,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -104,6 +111,7 @@ class PublishEventTrigger(TaskTrigger):
         self.transactional = transactional
         self.kafka_conn_id = kafka_conn_id
         self.aws_conn_id = aws_conn_id
+        self.relaunch_when_lost = relaunch_when_lost
 
     @property
     def cancellable(self) -> bool:
@@ -165,6 +173,10 @@ class PublishEventTrigger(TaskTrigger):
             return result | await to_destination(messages, claim)
 
         backoff = Backoff()
+        if await self.lost_launch() is not None:
+            if not self.relaunch_when_lost:
+                return Failure(f"{_LOST}; clear the task to publish the messages again", retryable=False)
+            self.log.warning("%s; publishing the messages again, because relaunch_when_lost=True", _LOST)
         while True:
             try:
                 value = await self.launch_once(publish)
@@ -223,9 +235,9 @@ class PublishEventTrigger(TaskTrigger):
             publisher.publish_in_transaction if self.transactional else publisher.publish_in_batches
         )
         async with use_producer_pool(self.kafka_conn_id) as producers:
-            return await publish(producers, claim.check)
+            return await publish(producers, partial(self.record_and_check, claim))
 
     async def _to_sqs(self, messages: list[Any], claim: Claim) -> dict[str, Any]:
         publisher = await asyncio.to_thread(SqsPublisher, self.inbox, self.current, self.sqs or "", messages)
         async with use_sender(self.aws_conn_id) as sender:
-            return await publisher.publish(sender, claim.check)
+            return await publisher.publish(sender, partial(self.record_and_check, claim))

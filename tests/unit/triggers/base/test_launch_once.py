@@ -87,4 +87,4 @@ async def test_failed_launch_is_not_recorded(trigger: Scripted, inbox: Inbox) ->
 def test_no_feature_has_its_own_loop_around_the_claim() -> None:
     package = Path(deferrable_ops.__file__).parent
     users = [path for path in package.rglob("*.py") if "launches.claim(" in path.read_text()]
-    assert [path.relative_to(package).as_posix() for path in users] == ["triggers/base.py"]
+    assert [path.relative_to(package).as_posix() for path in users] == ["triggers/lifecycle/launching.py"]
