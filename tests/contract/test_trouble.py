@@ -257,7 +257,7 @@ async def test_role_whose_connection_limit_is_reached_waits_for_a_connection(
         await connection.execute(text("CREATE ROLE limited LOGIN CONNECTION LIMIT 0"))
     url = make_url(empty_postgres_url).set(username="limited").render_as_string(hide_password=False)
     with pytest.raises(InboxUnavailable, match="max_connections"):
-        await Inbox.open(url, retry_timeout=0.1)
+        await Inbox.open(url, retry_timeout=2)
     database = Database(url, RETRY_TIMEOUT)
     reading = asyncio.create_task(database.now())
     await asyncio.wait([reading], timeout=0.2)
