@@ -63,6 +63,10 @@ class FakeJob:
     :param stop_seconds: how many seconds it takes to cancel or drain the job.
     :param list_lag: for how many seconds the new job is missing from lists of jobs; None selects `list_lag` of
         :class:`FakeDataflow`.
+    :param get_lag: for how many seconds ``GetJob`` does not find the new job; None selects `get_lag` of
+        :class:`FakeDataflow`.
+    :param label_lag: for how many seconds the new job is returned without labels; None selects `label_lag` of
+        :class:`FakeDataflow`.
     """
 
     id: str
@@ -76,12 +80,18 @@ class FakeJob:
     hides_type: bool = False
     stop_seconds: float = 0.0
     list_lag: float | None = None
+    get_lag: float | None = None
+    label_lag: float | None = None
     state: int = QUEUED
     created_at: float = field(default_factory=time.time)
     since: float = field(default_factory=time.time)
     messages: list[Message] = field(default_factory=list)
     replaced_by: str = ""
     stops_asked: list[str] = field(default_factory=list)
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Return whether the job was created at least this many seconds ago."""
+        return self.created_at + seconds <= time.time()
 
     @property
     def is_finished(self) -> bool:
@@ -141,3 +151,5 @@ class Script:
     hides_type: bool = False
     stop_seconds: float = 0.0
     list_lag: float | None = None
+    get_lag: float | None = None
+    label_lag: float | None = None

@@ -21,14 +21,16 @@ from deferrable_ops.triggers.dataflow.launch import (
     Launch,
     LaunchTimings,
     find_launched,
+    get_unless_gone,
     stop_job,
 )
 from deferrable_ops.triggers.dataflow.request import Kind, build_request, job_name, name_prefix
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
-from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
+from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING, FINISHED, UPDATED, state_name
 
 # A key of the wait's progress. It is set before a launch request is sent.
 _LAUNCH_SENT: Final = "asked"
+_ENDED: Final = frozenset(map(state_name, FINISHED - {UPDATED}))
 
 
 class DataflowLaunchTrigger(FollowingTrigger):
@@ -92,10 +94,6 @@ class DataflowLaunchTrigger(FollowingTrigger):
         arguments = {name: getattr(self, name) for name in self.arguments}
         validate_launch(self.kind, arguments, self.identify().task_id, all_resolved)
 
-    async def wait(self) -> Outcome:
-        """Launch the job, unless it was launched already. Then wait for the job, and return the outcome of the job."""
-        return await self.race_with_settlement(self._launch_and_follow())
-
     async def cancel(self, wait: Wait) -> None:
         """Cancel or drain the job, if the job may have been launched and is not finished."""
         may_be_launched = wait.launched_at is not None or (wait.progress or {}).get(_LAUNCH_SENT)
@@ -111,7 +109,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
         """Return a failure, because the job did not finish before the deadline."""
         job = f"the job {self._job_id}" if self._job_id else "the job"
         stopped = f"it is stopped (on_kill={self.when_killed!r})" if self.cancellable else "it keeps running"
-        return Failure(f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}")
+        reason = f"{job} did not finish within the timeout of {self.timeout:g} s; {stopped}"
+        return Failure(self.with_problem(reason))
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
         """Return True if the task failed before a launch of the job was confirmed: Dataflow may have created the job
@@ -122,9 +121,15 @@ class DataflowLaunchTrigger(FollowingTrigger):
         """
         return isinstance(outcome, Failure) and self.current.launched_at is None
 
-    async def _launch_and_follow(self) -> Outcome:
+    async def work(self) -> Outcome:
+        """Launch the job, unless it was launched already. Then wait for the job, and return the outcome of the job."""
+        unread = None
+        if self.current.launched_at is None:
+            unread = await self._previous_attempt_with_job()
+            # A job was launched for this task, so no failed read makes the task fail.
+            self.started = self.started or unread is not None
         async with self.client() as dataflow:
-            job_id = await self._launched(dataflow)
+            job_id = await self._launched(dataflow, unread)
             if job_id is None:
                 return Failure("the wait ended before the job was launched")
             if self.wait_until_finished:
@@ -133,21 +138,25 @@ class DataflowLaunchTrigger(FollowingTrigger):
             await self._publish_job_id(job_id)
             return Success((await dataflow.get(job_id)).as_dict())
 
-    async def _launched(self, dataflow: Dataflow) -> str | None:
+    async def _launched(self, dataflow: Dataflow, unread: Wait | None) -> str | None:
         """Launch the job, unless an earlier run of this trigger has launched it. Return the job's id.
 
         Return None if the task's wait is already over.
+
+        :param unread: the earlier attempt of the task whose job may still run.
         """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
-            await self._adopt_job_of_previous_attempt(dataflow)
+            if unread is not None:
+                await self._adopt_job_of(unread, dataflow)
         while self.current.launched_at is None:
             try:
                 async with self.inbox.launches.claim(self.current.id) as claim:
                     if claim is not None:
                         launch = self._launch(dataflow)
                         check = partial(self._save_and_check, claim)
-                        job = await launch.until_accepted(check, self.launch_timeout)
+                        sent = bool((self.current.progress or {}).get(_LAUNCH_SENT))
+                        job = await launch.until_accepted(check, self.launch_timeout, sent=sent)
                         await claim.record({"job_id": job.id, "name": job.name})
             except ClaimLost:
                 self.log.info("Another process is launching the job of this task")
@@ -158,36 +167,40 @@ class DataflowLaunchTrigger(FollowingTrigger):
         self.started = True
         return cast("str", self.current.launch_answer["job_id"])
 
-    async def _adopt_job_of_previous_attempt(self, dataflow: Dataflow) -> None:
-        """If the previous attempt failed because the state of its job could not be read, and the job still runs,
-        continue with this job.
+    async def _previous_attempt_with_job(self) -> Wait | None:
+        """Return the last attempt that launched a job, if it failed because the state of its job could not be read;
+        otherwise None.
+        """
+        previous = await self.inbox.waits.previous_attempt(self.current.id)
+        while previous is not None and previous.state is WaitState.FAILED and previous.cancel is None:
+            if previous.launch_answer is not None:
+                has_ended = (previous.progress or {}).get("state") in _ENDED
+                return None if has_ended else previous
+            # This attempt failed before it launched or adopted a job.
+            earlier = await self.inbox.waits.previous_attempt(previous.id)
+            previous = earlier if earlier and earlier.created_at < previous.created_at else None
+        return None
+
+    async def _adopt_job_of(self, previous: Wait, dataflow: Dataflow) -> None:
+        """Continue with the job of an earlier attempt, if the job still runs, or cannot be read now either.
 
         Otherwise this attempt would launch a second job beside the first one.
         """
-        previous = await self.inbox.waits.previous_attempt(self.current.id)
-        if previous is None or previous.state is not WaitState.FAILED or previous.cancel is not None:
-            return
-        answer = previous.launch_answer
-        if not isinstance(answer, dict) or "job_id" not in answer:
-            return
+        # The job that runs now may have replaced the job that was launched.
+        job_id = (previous.progress or {}).get(JOB_ID) or previous.launch_answer["job_id"]
         try:
-            job = await dataflow.get(answer["job_id"])
+            job = await get_unless_gone(dataflow, job_id, timings=self.launch_timings)
         except DataflowRefused as refused:
-            if refused.code == "NOT_FOUND":
+            self.log.warning("%s; waiting for this job, because it may still run", refused)
+        else:
+            if job is None or job.state in (FINISHED - {UPDATED}) | {CANCELLING, DRAINING}:
                 return
-            # Something was launched for this task, and it cannot be read now: wait until it can be read.
-            self.started = True
-            raise
-        if job.is_finished or job.state in (CANCELLING, DRAINING):
-            return
         try:
             async with self.inbox.launches.claim(self.current.id) as claim:
                 if claim is not None:
-                    await claim.record({"job_id": job.id, "name": job.name})
+                    await claim.record({"job_id": job_id, "name": previous.launch_answer.get("name", "")})
                     self.log.info(
-                        "Adopted the job %s (%s), which an earlier attempt launched and could not read",
-                        job.name,
-                        job.id,
+                        "Adopted the job %s, which an earlier attempt launched and could not read", job_id
                     )
         except ClaimLost:
             self.log.info("Another process is launching the job of this task")
@@ -245,18 +258,19 @@ class DataflowJobTrigger(FollowingTrigger):
         """
         validate_sensor({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
-    async def wait(self) -> Outcome:
-        """Wait for the job and return its outcome."""
-        return await self.race_with_settlement(self._follow())
-
     async def cancel(self, wait: Wait) -> None:
         """Do nothing, because this task did not launch the job."""
 
     async def expired(self) -> Outcome:
         """Return a failure, because the job did not finish before the deadline."""
-        return Failure(f"the job {self.job_id} did not finish within the timeout of {self.timeout:g} s")
+        return Failure(
+            self.with_problem(
+                f"the job {self.job_id} did not finish within the timeout of {self.timeout:g} s"
+            )
+        )
 
-    async def _follow(self) -> Outcome:
+    async def work(self) -> Outcome:
+        """Wait for the job and return its outcome."""
         async with self.client() as dataflow:
             return await self.follow(dataflow, self.job_id)
 
@@ -305,13 +319,6 @@ class DataflowStopTrigger(DataflowTrigger):
         """
         validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
-    async def wait(self) -> Outcome:
-        """Stop the jobs, and wait until all of them are finished.
-
-        With `job_id`, the result is one job. With `job_name_prefix`, the result is a list of jobs.
-        """
-        return await self.race_with_settlement(self._stop())
-
     async def cancel(self, wait: Wait) -> None:
         """Do nothing, because this task has no external work to cancel."""
 
@@ -319,7 +326,11 @@ class DataflowStopTrigger(DataflowTrigger):
         """Return a failure, because not all jobs finished before the deadline."""
         return Failure(f"not all jobs finished within the timeout of {self.timeout:g} s")
 
-    async def _stop(self) -> Outcome:
+    async def work(self) -> Outcome:
+        """Stop the jobs, and wait until all of them are finished.
+
+        With `job_id`, the result is one job. With `job_name_prefix`, the result is a list of jobs.
+        """
         async with self.client() as dataflow:
             job_ids = await self._selected(dataflow)
             self.started = self.started or self.job_id is None
@@ -358,7 +369,11 @@ class DataflowStopTrigger(DataflowTrigger):
         while not job.is_finished:
             with dataflow.watch(job.id, interval=self.poll_interval) as watch:
                 while not job.is_finished:
-                    job = (await watch.next()).job or job
+                    update = await watch.next()
+                    if update.problem is not None and self.note_problem(update.problem):
+                        self.log.warning("The job %s (%s) does not exist any more", job.name, job.id)
+                        return job
+                    job = update.job or job
             # The job was updated while this task waited. So stop the job that replaces it.
             if job.replaced_by is not None:
                 job = await self._stop_job(dataflow, job)
