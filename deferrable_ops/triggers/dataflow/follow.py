@@ -176,8 +176,11 @@ class DataflowTrigger(TaskTrigger):
         # An outage of the region is in the task's log already.
         if all(outage.source != self.target.source for outage in outages.active()):
             self._log_problem(error, problem.seconds)
-        is_missing = isinstance(error, DataflowRefused) and error.code == "NOT_FOUND"
-        return is_missing and problem.seconds >= self.read_refused_for
+        return error.code == "NOT_FOUND" and self._is_final(problem)
+
+    def _is_final(self, problem: ReadProblem) -> bool:
+        is_repeated = problem.reads >= _REPETITIONS and problem.seconds >= self.read_refused_for
+        return is_repeated and isinstance(problem.error, DataflowRefused)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Dataflow]:
@@ -270,8 +273,8 @@ class FollowingTrigger(DataflowTrigger):
         error = problem.error
         if self.note_problem(problem):
             return Failure(f"the job {job_id} does not exist any more: {error}", retryable=self.started)
-        is_final = isinstance(error, DataflowRefused) and problem.seconds >= self.read_refused_for
-        return Failure(str(error), retryable=False) if is_final and not self.started else None
+        is_final = not self.started and self._is_final(problem)
+        return Failure(str(error), retryable=False) if is_final else None
 
     def with_problem(self, reason: str) -> str:
         """Return the reason of a timeout, with the error that the last read of the job had."""

@@ -47,8 +47,8 @@ class JobWatch:
         self.message_attempts = 0
         self._seen: tuple[Any, ...] | None = None
         self._new: Update | None = None
-        # While the job cannot be read: the gRPC status, and the time of the first such error.
-        self._failing: tuple[str, float] | None = None
+        # While the job cannot be read: the gRPC status, the time of the first such error, and the number of errors.
+        self._failing: tuple[str, float, int] | None = None
         self._arrived = asyncio.Event()
 
     async def next(self) -> Update:
@@ -95,9 +95,10 @@ class JobWatch:
 
         :param now: the time by a monotonic clock, in seconds.
         """
-        if self._failing is None or self._failing[0] != error.code:
-            self._failing = error.code, now
-        problem = ReadProblem(error, now - self._failing[1])
+        known = self._failing
+        _, since, reads = known if known and known[0] == error.code else (error.code, now, 0)
+        self._failing = error.code, since, reads + 1
+        problem = ReadProblem(error, now - since, reads + 1)
         self._new = replace(self._new or Update(cursor=self.cursor), problem=problem)
         self._arrived.set()
 

@@ -220,10 +220,12 @@ class ReadProblem:
     """The reason why the state of a watched job cannot be read now.
 
     :param seconds: for how many seconds each read of the job has failed with the same gRPC status.
+    :param reads: how many reads have failed with this status.
     """
 
     error: DataflowRefused | DataflowUnavailable
     seconds: float
+    reads: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,10 +259,10 @@ async def test_seconds_of_a_problem_count_from_the_first_read_with_the_same_erro
     fake.trouble.fail("GetJob", "PERMISSION_DENIED")
     with dataflow.watch("no-such-job", interval=INTERVAL) as watch:
         problems = [await problem_of(watch) for _ in range(3)]
-    assert [(problem.error.code, problem.seconds) for problem in problems] == [
-        ("PERMISSION_DENIED", 0),
-        ("NOT_FOUND", 0),
-        ("NOT_FOUND", 60),
+    assert [(problem.error.code, problem.seconds, problem.reads) for problem in problems] == [
+        ("PERMISSION_DENIED", 0, 1),
+        ("NOT_FOUND", 0, 1),
+        ("NOT_FOUND", 60, 2),
     ]
 
 

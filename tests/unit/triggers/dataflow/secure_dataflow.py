@@ -39,26 +39,33 @@ class RequiresToken(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 @asynccontextmanager
-async def behind_credentials(fake: FakeDataflow, google: FakeGoogle) -> AsyncIterator[None]:
-    """Serve a fake Dataflow over TLS. In the block, the library connects to this server instead of Google's."""
+async def serve(fake: FakeDataflow, google: FakeGoogle) -> AsyncIterator[tuple[int, bytes]]:
+    """Serve a fake Dataflow over TLS on localhost. Yield the port, and the certificate to trust."""
     key, certificate = _certificate()
     server = grpc.aio.server(interceptors=[RequiresToken(google)])
     server.add_generic_rpc_handlers(tuple(handlers(fake)))
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     await server.start()
-    create_channel = grpc_helpers_async.create_channel
-
-    def redirected(_target: str, **arguments: Any) -> Any:
-        tls = grpc.ssl_channel_credentials(certificate)
-        return create_channel(f"localhost:{port}", ssl_credentials=tls, **arguments)
-
-    environment = {name: value for name, value in os.environ.items() if name != SETTING}
-    with (
-        patch.dict(os.environ, environment, clear=True),
-        patch.object(grpc_helpers_async, "create_channel", redirected),
-    ):
-        yield
+    yield port, certificate
     await server.stop(None)
+
+
+@asynccontextmanager
+async def behind_credentials(fake: FakeDataflow, google: FakeGoogle) -> AsyncIterator[None]:
+    """Serve a fake Dataflow over TLS. In the block, the library connects to this server instead of Google's."""
+    create_channel = grpc_helpers_async.create_channel
+    environment = {name: value for name, value in os.environ.items() if name != SETTING}
+    async with serve(fake, google) as (port, certificate):
+
+        def redirected(_target: str, **arguments: Any) -> Any:
+            tls = grpc.ssl_channel_credentials(certificate)
+            return create_channel(f"localhost:{port}", ssl_credentials=tls, **arguments)
+
+        with (
+            patch.dict(os.environ, environment, clear=True),
+            patch.object(grpc_helpers_async, "create_channel", redirected),
+        ):
+            yield
 
 
 def _certificate() -> tuple[bytes, bytes]:

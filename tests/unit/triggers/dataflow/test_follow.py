@@ -253,6 +253,7 @@ async def test_sensor_waits_for_a_job_and_never_stops_it(fake: FakeDataflow, run
     assert job.stops_asked == []
 
 
+@pytest.mark.usefixtures("final_soon")
 async def test_sensor_for_a_job_that_does_not_exist_fails_and_names_it(
     fake: FakeDataflow, runs: Runs
 ) -> None:
@@ -272,6 +273,7 @@ async def test_sensor_survives_a_first_read_that_is_refused(
     assert isinstance(await runs.start(DataflowJobTrigger(**PLACE, job_id=job.id)).outcome(), Success)
 
 
+@pytest.mark.usefixtures("final_soon")
 async def test_sensor_whose_first_reads_are_refused_for_minutes_fails_without_a_retry(
     fake: FakeDataflow, runs: Runs
 ) -> None:

@@ -135,8 +135,9 @@ async def test_refused_launch_names_the_permission_and_is_not_retried(fake: Fake
 
 @pytest.mark.parametrize("labels", [{}, {WAIT_LABEL: "another-wait"}])
 async def test_job_with_the_name_but_without_the_label_fails_the_task_and_keeps_running(
-    fake: FakeDataflow, runs: Runs, labels: dict[str, str]
+    fake: FakeDataflow, runs: Runs, labels: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(DataflowLaunchTrigger, "launch_timings", LaunchTimings(labels_within=0.3))
     attempt = new_attempt()
     foreign = fake.create(job_name("load_orders", attempt.wait_id), "my-project", "europe-west1", labels, {})
     foreign.move("RUNNING")
@@ -316,6 +317,7 @@ async def test_kill_stops_the_job_that_replaced_the_first_one(fake: FakeDataflow
     assert fake.job(replacement).stops_asked == ["cancel"]
 
 
+@pytest.mark.usefixtures("final_soon")
 async def test_attempt_without_a_launch_neither_searches_for_a_job_nor_delays_a_retry(
     fake: FakeDataflow, runs: Runs
 ) -> None:
@@ -393,10 +395,14 @@ async def test_deadline_stops_the_job_and_fails(
 async def test_refused_read_neither_fails_the_task_nor_stops_the_job(
     fake: FakeDataflow, runs: Runs, method: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fake.script("load", RUNNING, Step("RUNNING", after=0.3), Step("DONE", after=0.3))
+    fake.script("load", RUNNING)
     run = launch(runs, expected_state="done")
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
     fake.trouble.fail(method, code, times=2)
+    if method == "ListJobs":
+        lists = fake.trouble.calls[method]
+        await eventually(lambda: fake.trouble.calls[method] > lists + 1, "the refused lists")
+    fake.move("load", "DONE")
     assert isinstance(await run.outcome(), Success)
     assert fake.job("load").stops_asked == []
     assert len(fake.jobs()) == 1
@@ -480,6 +486,7 @@ async def test_retry_launches_a_job_if_the_job_of_its_predecessor_is_gone(
     assert isinstance(await second.outcome(), Success)
 
 
+@pytest.mark.usefixtures("final_soon")
 async def test_job_that_is_not_found_for_minutes_is_gone(fake: FakeDataflow, runs: Runs) -> None:
     fake.script("load", RUNNING, list_lag=3600)
     fake.trouble.fail("GetJob", "NOT_FOUND", times=None)
