@@ -190,11 +190,13 @@ async def test_reason_of_a_launcher_that_failed_before_the_job_had_labels_is_the
 async def test_job_that_is_found_late_after_its_launch_neither_fails_the_task_nor_is_stopped(
     fake: FakeDataflow, runs: Runs
 ) -> None:
-    fake.script("load", RUNNING, list_lag=0.4, get_lag=0.4)
+    fake.script("load", RUNNING)
+    fake.list_lag = fake.get_lag = 3600
     run = launch(runs, expected_state="running")
+    await eventually(lambda: fake.trouble.calls["GetJob"] > 3, "reads that do not find the job")
+    fake.list_lag = fake.get_lag = 0
     assert isinstance(await run.outcome(), Success)
     assert len(fake.jobs()) == 1
-    assert fake.trouble.calls["GetJob"] > 2
     assert fake.job("load").stops_asked == []
 
 
