@@ -2,6 +2,7 @@
 
 DeferrableOpsError
 ├── ConfigurationError        a setting or a connection is missing or malformed: fix it
+│   ├── MissingCredentials    the machine has no Google credentials, or its metadata server does not answer: fix it
 │   └── DeploymentError       no task can use the inbox until the deployment is fixed; tasks keep waiting
 │       └── NotOwner          the inbox belongs to another deployment of Airflow; tasks keep waiting
 ├── InputError                an operator's argument is wrong: fix the DAG            (a ValueError)
@@ -50,6 +51,10 @@ class DeploymentError(ConfigurationError):
 
 class NotOwner(DeploymentError):
     """The inbox belongs to another deployment of Airflow; the error message names both deployments and the fix."""
+
+
+class MissingCredentials(ConfigurationError):
+    """The machine has no Google credentials, or the metadata server that has them does not answer yet."""
 
 
 class InputError(DeferrableOpsError, ValueError):
@@ -109,7 +114,14 @@ class DataflowError(DeferrableOpsError):
 
 
 class DataflowUnavailable(DataflowError):
-    """Dataflow is unavailable, or throttles requests; the request may be retried."""
+    """Dataflow is unavailable, or throttles requests; the request may be retried.
+
+    :param code: the gRPC status, such as ``UNAVAILABLE``; "" if no request was sent.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class DataflowRefused(DataflowError):
@@ -138,11 +150,13 @@ class LaunchUncertain(DataflowError):
     """It is unknown whether the Dataflow job was created: before a second launch, look for a job with the same name.
 
     :param already_exists: whether Dataflow responded that a job with this name is already active.
+    :param code: the gRPC status of the response; "" if there was no response.
     """
 
-    def __init__(self, message: str, already_exists: bool = False) -> None:
+    def __init__(self, message: str, already_exists: bool = False, code: str = "") -> None:
         super().__init__(message)
         self.already_exists = already_exists
+        self.code = code
 
 
 class KafkaError(DeferrableOpsError):

@@ -250,7 +250,8 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
         replaced.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
-        timedelta or in seconds; by default until the task's deadline.
+        timedelta or in seconds; by default until the task's deadline, but only for an hour after the errors INTERNAL,
+        UNKNOWN and ABORTED.
     :param expected_state: see :class:`DataflowJobSensor`, also for `expected_states`, `result`, `log_messages`,
         `poll_interval`, `gcp_conn_id` and `impersonation_chain`.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.

@@ -16,7 +16,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from deferrable_ops.testing.dataflow.fake import FakeDataflow
 
-_SETTINGS = {"second_launch", "list_lag", "page_limit", "failed_location"}
+_SETTINGS = {"second_launch", "list_lag", "get_lag", "label_lag", "page_limit", "failed_location"}
 
 
 class DataflowControl:
@@ -40,7 +40,9 @@ class DataflowControl:
         return self._send("/tell", {"what": what, "positional": positional, "named": named})
 
     def set(self, **settings: Any) -> None:
-        """Set ``second_launch``, ``list_lag``, ``page_limit`` or ``failed_location`` of the fake Dataflow."""
+        """Set attributes of the fake Dataflow: ``second_launch``, ``list_lag``, ``get_lag``, ``label_lag``,
+        ``page_limit`` or ``failed_location``.
+        """
         self._send("/set", settings)
 
     def report(self) -> dict[str, Any]:

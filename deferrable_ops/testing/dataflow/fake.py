@@ -26,6 +26,8 @@ class FakeDataflow:
     :ivar second_launch: for a launch with the name of an active job, ``refuse`` responds with ALREADY_EXISTS, and
         ``return`` responds with the active job.
     :ivar list_lag: for how many seconds a new job is missing from lists of jobs.
+    :ivar get_lag: for how many seconds ``GetJob`` does not find a new job.
+    :ivar label_lag: for how many seconds a new job is returned without labels.
     :ivar page_limit: the maximum number of jobs or messages on one page.
     :ivar failed_location: if True, a list of jobs reports that the region did not respond.
     """
@@ -33,7 +35,7 @@ class FakeDataflow:
     def __init__(self) -> None:
         self.trouble = Trouble()
         self.second_launch: Literal["refuse", "return"] = "refuse"
-        self.list_lag = 0.0
+        self.list_lag = self.get_lag = self.label_lag = 0.0
         self.page_limit = 100
         self.failed_location = False
         self._port = 0
@@ -54,6 +56,8 @@ class FakeDataflow:
         hides_type: bool = False,
         stop_seconds: float = 0.0,
         list_lag: float | None = None,
+        get_lag: float | None = None,
+        label_lag: float | None = None,
     ) -> None:
         """Set the script for jobs that are launched after this call: the states that a job goes through.
 
@@ -63,9 +67,13 @@ class FakeDataflow:
         :param hides_type: if True, the API does not return the type of a queued job, as with a flex template.
         :param stop_seconds: how many seconds it takes to cancel or drain a job.
         :param list_lag: for how many seconds a job is missing from lists of jobs; None selects :attr:`list_lag`.
+        :param get_lag: for how many seconds ``GetJob`` does not find a job; None selects :attr:`get_lag`.
+        :param label_lag: for how many seconds a job is returned without labels; None selects :attr:`label_lag`.
         """
         made = [step if isinstance(step, Step) else Step(**step) for step in steps]
-        self._scripts[prefix] = Script(made, streaming, hides_type, stop_seconds, list_lag)
+        self._scripts[prefix] = Script(
+            made, streaming, hides_type, stop_seconds, list_lag, get_lag, label_lag
+        )
 
     def jobs(self, name: str = "") -> list[FakeJob]:
         """Return the jobs, the oldest first.
@@ -108,11 +116,10 @@ class FakeDataflow:
 
     def listed_jobs(self) -> list[FakeJob]:
         """Return the jobs that ``ListJobs`` returns now: a new job is missing until its `list_lag` is over."""
-        now = datetime.now(UTC).timestamp()
         return [
             job
             for job in self.jobs()
-            if job.created_at + (self.list_lag if job.list_lag is None else job.list_lag) <= now
+            if job.is_older_than(self.list_lag if job.list_lag is None else job.list_lag)
         ]
 
     def create(
@@ -132,6 +139,8 @@ class FakeDataflow:
             hides_type=script.hides_type,
             stop_seconds=script.stop_seconds,
             list_lag=script.list_lag,
+            get_lag=script.get_lag,
+            label_lag=script.label_lag,
         )
         self._jobs[job.id] = job
         return job

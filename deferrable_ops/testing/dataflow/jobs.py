@@ -64,6 +64,10 @@ class FakeJob:
     :param list_lag: for how many seconds the new job is missing from lists of jobs; None selects `list_lag` of
         :class:`FakeDataflow`.
     :param metrics: the job's metrics, by name.
+    :param get_lag: for how many seconds ``GetJob`` does not find the new job; None selects `get_lag` of
+        :class:`FakeDataflow`.
+    :param label_lag: for how many seconds the new job is returned without labels; None selects `label_lag` of
+        :class:`FakeDataflow`.
     """
 
     id: str
@@ -77,6 +81,8 @@ class FakeJob:
     hides_type: bool = False
     stop_seconds: float = 0.0
     list_lag: float | None = None
+    get_lag: float | None = None
+    label_lag: float | None = None
     state: int = QUEUED
     created_at: float = field(default_factory=time.time)
     since: float = field(default_factory=time.time)
@@ -84,6 +90,10 @@ class FakeJob:
     replaced_by: str = ""
     stops_asked: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Return whether the job was created at least this many seconds ago."""
+        return self.created_at + seconds <= time.time()
 
     @property
     def is_finished(self) -> bool:
@@ -143,3 +153,5 @@ class Script:
     hides_type: bool = False
     stop_seconds: float = 0.0
     list_lag: float | None = None
+    get_lag: float | None = None
+    label_lag: float | None = None

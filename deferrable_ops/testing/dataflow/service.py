@@ -1,4 +1,22 @@
-"""Implements the methods of Dataflow's API for the jobs of the fake Dataflow."""
+"""Implements the methods of Dataflow's API for the jobs of the fake Dataflow.
+
+The behaviour follows these pages of Google's documentation, at cloud.google.com/dataflow/docs/reference/rest/v1b3:
+
+- "REST Resource: projects.locations.jobs": the fields, the states and the labels of a job.
+- "Method: projects.locations.jobs.list": a list has summaries without labels. The filter ACTIVE returns running jobs,
+  ordered on the creation timestamp; ALL returns the running jobs first, and then the terminated jobs, ordered on the
+  termination timestamp. A page has at most `pageSize` jobs, or fewer because of "an unspecified server-defined limit".
+- "ListJobsResponse": `nextPageToken` is set "if there may be more results than fit in this response", and
+  `failedLocation` contains the regions "that failed to respond".
+- "Method: projects.locations.jobs.get" and "JobView": JOB_VIEW_SUMMARY has no labels; JOB_VIEW_DESCRIPTION has labels.
+- "Method: projects.locations.jobs.update": `requestedState` may be JOB_STATE_CANCELLED or JOB_STATE_DRAINED.
+- "Method: projects.locations.jobs.messages.list": `minimumImportance`, `startTime`, `endTime`, and pages.
+- "Method: projects.locations.flexTemplates.launch" and "Method: projects.locations.templates.launch": the response
+  contains the job.
+
+Google's pages state no delays, such as the time until a new job is found, and no error messages. docs/dataflow.md lists
+what is "assumed, not proven".
+"""
 
 from __future__ import annotations
 
@@ -25,6 +43,8 @@ class JobStore(Protocol):
 
     trouble: Trouble
     second_launch: Literal["refuse", "return"]
+    get_lag: float
+    label_lag: float
     page_limit: int
     failed_location: bool
 
@@ -46,17 +66,19 @@ class Service:
     async def launch_flex_template(self, request: Any, context: Any) -> Any:
         """LaunchFlexTemplate."""
         job = await self._launch(request, request.launch_parameter, context)
-        return api.LaunchFlexTemplateResponse(job=_described(job, full=True))
+        return api.LaunchFlexTemplateResponse(job=self._described(job, full=True))
 
     async def launch_template(self, request: Any, context: Any) -> Any:
         """LaunchTemplate."""
         job = await self._launch(request, request.launch_parameters, context)
-        return api.LaunchTemplateResponse(job=_described(job, full=True))
+        return api.LaunchTemplateResponse(job=self._described(job, full=True))
 
     async def get_job(self, request: Any, context: Any) -> Any:
         """GetJob. With a summary view, the returned job contains no labels."""
         job = await self._find(request, context)
-        return _described(job, full=request.view not in _SUMMARY_VIEWS)
+        if not job.is_older_than(self._store.get_lag if job.get_lag is None else job.get_lag):
+            await _not_found(request, context)
+        return self._described(job, full=request.view not in _SUMMARY_VIEWS)
 
     async def list_jobs(self, request: Any, context: Any) -> Any:
         """ListJobs returns summaries of jobs."""
@@ -69,11 +91,12 @@ class Service:
             and (request.filter != kind.ACTIVE or job.state not in NOT_ACTIVE)
             and (request.filter != kind.TERMINATED or job.state in NOT_ACTIVE)
         ]
+        found.sort(key=lambda job: (True, job.since) if job.state in NOT_ACTIVE else (False, job.created_at))
         page, token = self._page(found, request)
         if self._store.failed_location:
             lost = [api.FailedLocation(name=request.location)]
             return api.ListJobsResponse(failed_location=lost)
-        jobs = [_described(job, full=False) for job in page]
+        jobs = [self._described(job, full=False) for job in page]
         return api.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def update_job(self, request: Any, context: Any) -> Any:
@@ -91,7 +114,7 @@ class Service:
         if how == "drain" and not job.streaming:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "only streaming jobs can be drained")
         job.stop(str(how))
-        return _described(job, full=False)
+        return self._described(job, full=False)
 
     async def list_job_messages(self, request: Any, context: Any) -> Any:
         """ListJobMessages returns the messages of a job, oldest first."""
@@ -165,9 +188,13 @@ class Service:
             place = (job.id, job.project_id, job.region)
             if place == (request.job_id, request.project_id, request.location):
                 return job
-        await context.abort(grpc.StatusCode.NOT_FOUND, f"Information about job {request.job_id} not found")
+        await _not_found(request, context)
         # Not reached, because abort() raises an exception.
         raise AssertionError
+
+    def _described(self, job: FakeJob, *, full: bool) -> Any:
+        has_labels = job.is_older_than(self._store.label_lag if job.label_lag is None else job.label_lag)
+        return _described(job, full=full, labels=job.labels if has_labels else {})
 
     def _page(self, found: list[Any], request: Any) -> tuple[list[Any], str]:
         start = int(request.page_token or 0)
@@ -228,7 +255,13 @@ def _served(store: JobStore, method: str, answer: Any) -> Any:
     return serve
 
 
-def _described(job: FakeJob, *, full: bool) -> Any:
+async def _not_found(request: Any, context: Any) -> None:
+    await context.abort(
+        grpc.StatusCode.NOT_FOUND, f"Information about job {request.job_id} could not be found in our system."
+    )
+
+
+def _described(job: FakeJob, *, full: bool, labels: dict[str, str]) -> Any:
     known = not (job.hides_type and job.state == QUEUED)
     kinds = api.JobType
     described = api.Job(
@@ -237,7 +270,7 @@ def _described(job: FakeJob, *, full: bool) -> Any:
         project_id=job.project_id,
         location=job.region,
         type_=(kinds.JOB_TYPE_STREAMING if job.streaming else kinds.JOB_TYPE_BATCH) if known else 0,
-        **({"labels": job.labels, "replaced_by_job_id": job.replaced_by} if full else {}),
+        **({"labels": labels, "replaced_by_job_id": job.replaced_by} if full else {}),
     )
     pb = api.Job.pb(described)
     # The number is set directly, because the enumeration may not contain it.

@@ -29,6 +29,8 @@ class _Error:
     message: str
     # None: all calls fail until mend() is called.
     times: int | None
+    # How many calls succeed before the first call fails.
+    skip: int = 0
     parameters: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,6 +54,7 @@ class Trouble:
         message: str = "injected error",
         times: int | None = 1,
         parameters: dict[str, str] | None = None,
+        skip: int = 0,
     ) -> None:
         """Make the next calls of a method fail, without executing the calls.
 
@@ -59,8 +62,11 @@ class Trouble:
         :param code: the gRPC status that the client receives.
         :param times: how many calls fail. If `times` is None, all calls fail until :meth:`mend` is called.
         :param parameters: a dict from each invalid template parameter to the reason why it is invalid.
+        :param skip: how many calls succeed before. Each page of a list is a call, so ``skip=1`` fails the second page.
         """
-        self._errors[_checked(method)].append(_Error(_status(code).name, message, times, parameters or {}))
+        self._errors[_checked(method)].append(
+            _Error(_status(code).name, message, times, skip, parameters or {})
+        )
 
     def lose_replies(self, method: str, times: int | None = 1, code: str = "") -> None:
         """Execute the next calls of a method, but do not send the replies.
@@ -111,6 +117,9 @@ def _next(errors: list[_Error]) -> _Error | None:
     if not errors:
         return None
     error = errors[0]
+    if error.skip > 0:
+        error.skip -= 1
+        return None
     if error.times is not None:
         error.times -= 1
         if error.times <= 0:

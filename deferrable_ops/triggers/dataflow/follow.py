@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from deferrable_ops.backoff import Backoff
-from deferrable_ops.exceptions import DataflowError, DataflowRefused, DataflowUnavailable
+from deferrable_ops.exceptions import (
+    DataflowError,
+    DataflowRefused,
+    DataflowUnavailable,
+    LaunchRefused,
+    MissingCredentials,
+)
 from deferrable_ops.inbox.large_values import as_xcom
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
@@ -23,6 +31,7 @@ from deferrable_ops.upstreams.dataflow.client import (
     JobMessage,
     MessageCursor,
     MessagesWanted,
+    ReadProblem,
     Update,
     use_dataflow,
 )
@@ -37,6 +46,13 @@ _LEVELS = {"ERROR": logging.ERROR, "WARNING": logging.WARNING}
 _REASON_TIMEOUT = 60.0
 _LONGEST_PAUSE = 30.0
 _REASON_CHARACTERS = 4_000
+# More messages of one job are not written to the task's log.
+_MAX_LOGGED = 1_000
+# An error that only this task has is in the task's log after this many seconds, then at doubling intervals.
+_PROBLEM_AFTER, _LONGEST_INTERVAL = 20.0, 3600.0
+# Before the task has started, an error is final only if it is repeated this often.
+_REPETITIONS = 3
+_CONSOLE = "the task's link leads to the job in the Google Cloud console, which shows all messages"
 
 
 def job_link(project_id: str, region: str, job_id: str) -> str:
@@ -76,6 +92,21 @@ class DataflowTrigger(TaskTrigger):
         "poll_interval",
     )
 
+    credentials_refused_for: ClassVar[float] = 30.0
+    """Before the task has started, refused credentials fail the task only if they are refused for this many seconds."""
+
+    read_refused_for: ClassVar[float] = 300.0
+    """A job is gone, and a read is refused for good, only if each read is refused for this many seconds. The same
+    applies to a machine without credentials, because its metadata server may only be late.
+    """
+
+    # Before the task has started: the last refusal's gRPC status, the time of the first such refusal, their number.
+    _refusal: tuple[str | None, float, int] | None = None
+    # The last error that only this task has; its start; and the seconds after which it is due in the task's log.
+    _problem: str | None = None
+    _problem_since: float = 0.0
+    _problem_due: float = _PROBLEM_AFTER
+
     def __init__(
         self,
         *,
@@ -105,13 +136,74 @@ class DataflowTrigger(TaskTrigger):
         """The name of the Dataflow region, under which its outages are recorded."""
         return (self.target.source,)
 
+    @abstractmethod
+    async def work(self) -> Outcome:
+        """Do the work of the task, and return the outcome of the task."""
+
+    async def wait(self) -> Outcome:
+        """Do the work of the task, until the work or the task's wait ends.
+
+        :raises DataflowUnavailable: if Dataflow or the credentials were refused, but may be accepted later.
+        """
+        try:
+            return await self.race_with_settlement(self.work())
+        except LaunchRefused:
+            raise
+        except (DataflowRefused, MissingCredentials) as error:
+            if self.started or self._is_repeated(error):
+                raise
+            raise DataflowUnavailable(str(error)) from error
+
+    def _is_repeated(self, error: DataflowRefused | MissingCredentials) -> bool:
+        """Return whether a refusal was repeated for so long that it is final."""
+        code = error.code if isinstance(error, DataflowRefused) else None
+        now = time.monotonic()
+        _, since, count = self._refusal if self._refusal and self._refusal[0] == code else (code, now, 0)
+        self._refusal = code, since, count + 1
+        within = self.credentials_refused_for if code == "" else self.read_refused_for
+        return count + 1 >= _REPETITIONS and now - since >= within
+
+    def _report_outage(self, error: BaseException, pause: float) -> None:
+        refused = error if isinstance(error, DataflowRefused) else error.__cause__
+        if not isinstance(refused, DataflowRefused) or not refused.code:
+            super()._report_outage(error, pause)
+            return
+        # A refused request is no outage for the other tasks of the region.
+        if self._backoff is None or self._backoff.failures == 1:
+            self._problem_since = time.monotonic()
+        self._log_problem(refused, time.monotonic() - self._problem_since)
+
+    def _log_problem(self, error: DataflowError, seconds: float) -> None:
+        """Write an error that only this task has to the task's log, if its time has come.
+
+        :param seconds: for how many seconds each request has failed with this error.
+        """
+        self._problem = str(error)
+        if seconds < _PROBLEM_AFTER:
+            self._problem_due = _PROBLEM_AFTER
+        elif seconds >= self._problem_due:
+            self._problem_due = seconds + min(seconds, _LONGEST_INTERVAL)
+            self.log.warning("%s; retrying until the deadline, for %.0f s so far", error, seconds)
+
+    def note_problem(self, problem: ReadProblem) -> bool:
+        """Write a failed read of a job to the task's log. Return whether the job is gone."""
+        error = problem.error
+        # An outage of the region is in the task's log already.
+        if all(outage.source != self.target.source for outage in outages.active()):
+            self._log_problem(error, problem.seconds)
+        return error.code == "NOT_FOUND" and self._is_final(problem)
+
+    def _is_final(self, problem: ReadProblem) -> bool:
+        is_repeated = problem.reads >= _REPETITIONS and problem.seconds >= self.read_refused_for
+        return is_repeated and isinstance(problem.error, DataflowRefused)
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Dataflow]:
         """Use the client that all tasks with the same project, region and credentials share.
 
         If the credentials cannot be loaded because of a temporary error, loading is retried without a limit.
 
-        :raises ConfigurationError: if a Python package is missing, or no credentials were found.
+        :raises ConfigurationError: if a Python package or a connection is missing, or no credentials were found.
         :raises DataflowRefused: if Google refused the credentials.
         """
         async with AsyncExitStack() as stack:
@@ -123,6 +215,8 @@ class DataflowTrigger(TaskTrigger):
                 except DataflowUnavailable as error:
                     outages.failed(self.target.source, str(error), lasts=REPORT_LASTS)
                     await asyncio.sleep(backoff.failed())
+            if backoff.failures or self._backoff is not None:
+                outages.recovered(self.target.source)
             yield dataflow
 
 
@@ -138,7 +232,7 @@ class FollowingTrigger(DataflowTrigger):
         its metrics. With "id", the XCom ``job`` contains the job.
     """
 
-    __slots__ = ("_is_streaming", "_job_id", "_read", "_state")
+    __slots__ = ("_is_streaming", "_job_id", "_left_out", "_logged", "_read", "_state")
 
     job_arguments: ClassVar[tuple[str, ...]] = (
         *DataflowTrigger.target_arguments,
@@ -168,6 +262,8 @@ class FollowingTrigger(DataflowTrigger):
         self._read: MessageCursor | None = None
         # Whether the job is a streaming job; None if this is not known.
         self._is_streaming: bool | None = None
+        # How many messages of the job were written to the task's log, and how many were not.
+        self._logged = self._left_out = 0
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
@@ -178,7 +274,7 @@ class FollowingTrigger(DataflowTrigger):
     async def follow(self, dataflow: Dataflow, job_id: str) -> Outcome:
         """Wait for a job, or for the job that replaces it after an update, and return the outcome.
 
-        :raises DataflowRefused: if Dataflow rejected a request for the state of the job.
+        :raises DataflowRefused: if Dataflow refused a request.
         """
         self._load_progress()
         followed: str | Outcome = job_id
@@ -192,13 +288,30 @@ class FollowingTrigger(DataflowTrigger):
         with dataflow.watch(job_id, interval=self.poll_interval, messages=wanted) as watch:
             while True:
                 update = await watch.next()
-                self.started = True
+                if update.problem is None:
+                    self.started = True
+                    if self._problem is not None:
+                        self._problem = None
+                elif (failure := self._evaluate_problem(job_id, update.problem)) is not None:
+                    return failure
                 self._log_update(update)
                 await self._save_progress()
                 if update.job is not None:
                     ending = await self._evaluate(dataflow, update.job)
                     if ending is not None:
                         return ending
+
+    def _evaluate_problem(self, job_id: str, problem: ReadProblem) -> Outcome | None:
+        """Return the task's outcome if the job is gone or was never readable; None if the task must wait longer."""
+        error = problem.error
+        if self.note_problem(problem):
+            return Failure(f"the job {job_id} does not exist any more: {error}", retryable=self.started)
+        is_final = not self.started and self._is_final(problem)
+        return Failure(str(error), retryable=False) if is_final else None
+
+    def with_problem(self, reason: str) -> str:
+        """Return the reason of a timeout, with the error that the last read of the job had."""
+        return reason if self._problem is None else f"{reason}; {self._problem}"
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
         """Return the task's outcome, the id of the job that replaces this job, or None if the task must wait longer."""
@@ -285,8 +398,17 @@ class FollowingTrigger(DataflowTrigger):
         return "\n".join(dict.fromkeys(message.text for message in messages))[-_REASON_CHARACTERS:]
 
     def _log_update(self, update: Update) -> None:
-        for message in update.messages:
+        room = max(0, _MAX_LOGGED - self._logged)
+        messages = update.messages[-room:] if room else ()
+        for message in messages:
             self._log_message(message)
+        self._logged += len(messages)
+        left_out = update.left_out + len(update.messages) - len(messages)
+        if left_out and not self._left_out:
+            self.log.warning(
+                "The job has more messages than this log shows (at most %d in all); %s", _MAX_LOGGED, _CONSOLE
+            )
+        self._left_out += left_out
         if update.cursor is not None:
             self._read = update.cursor
         if update.job is not None and update.job.is_streaming is not None:
@@ -294,6 +416,13 @@ class FollowingTrigger(DataflowTrigger):
         if update.job is not None and update.job.state_name != self._state:
             self._state = update.job.state_name
             self.log.info("The job %s is in the state %s", update.job.id, self._state)
+            if update.job.is_finished and self._left_out:
+                self.log.warning(
+                    "%d messages of the job %s are not in this log; %s",
+                    self._left_out,
+                    update.job.id,
+                    _CONSOLE,
+                )
 
     def _log_message(self, message: JobMessage) -> None:
         level = _LEVELS.get(message.importance, logging.INFO)
@@ -304,10 +433,12 @@ class FollowingTrigger(DataflowTrigger):
         self._job_id, self._state = progress.get("job_id"), progress.get("state")
         read = progress.get("read")
         self._read = None if read is None else MessageCursor.from_json(read)
+        self._logged, self._left_out = progress.get("logged", 0), progress.get("left_out", 0)
 
     async def _save_progress(self) -> None:
         read = None if self._read is None else self._read.as_json()
-        progress = {"job_id": self._job_id, "state": self._state, "read": read}
+        progress: dict[str, Any] = {"job_id": self._job_id, "state": self._state, "read": read}
+        progress |= {"logged": self._logged, "left_out": self._left_out} if self._logged else {}
         if progress != self.current.progress:
             await self.inbox.waits.save_progress(self.current.id, progress)
 
@@ -318,6 +449,7 @@ class FollowingTrigger(DataflowTrigger):
         # A job that replaces another job has its own messages.
         if self._job_id is not None:
             self._read = self._state = None
+            self._logged = self._left_out = 0
         link = job_link(self.project_id, self.region, job_id)
         xcoms = {JOB_LINK_KEY: link} | ({JOB_ID: job_id} if self.do_xcom_push else {})
         for key, value in xcoms.items():

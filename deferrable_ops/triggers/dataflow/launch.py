@@ -9,17 +9,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from deferrable_ops.backoff import Backoff
-from deferrable_ops.exceptions import DataflowError, DataflowRefused, LaunchUncertain
+from deferrable_ops.exceptions import (
+    DataflowError,
+    DataflowLaunchRefused,
+    DataflowRefused,
+    DataflowUnavailable,
+    LaunchUncertain,
+)
 from deferrable_ops.inbox import Wait
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, Kind
 from deferrable_ops.triggers.dataflow.states import NOT_STARTED
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job
-from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING, RESOURCE_CLEANING_UP
+from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING, FAILED, RESOURCE_CLEANING_UP
+
+# Errors of Dataflow itself, which may be permanent: a launch is retried only for a limited time.
+_SERVER_ERRORS = ("INTERNAL", "UNKNOWN", "ABORTED")
+_NOT_PERMITTED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+# A single 404 does not show that a job is gone.
+_FEWEST_READS = 3
+# In these states, the API may return a job without its labels: a job whose launcher still runs, or has failed.
+_LABELLED_LATE = NOT_STARTED | {FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +47,11 @@ class LaunchTimings:
     :param searches: how many times the library looks for a job whose launch got no response. Dataflow may create such
         a job some seconds after the launch.
     :param search_every: seconds between two such searches for a job.
+    :param gone_after: a job whose id is known is gone if it is not found for this many seconds. Dataflow may return a
+        new job late.
+    :param gone_every: seconds between two such reads of a job.
+    :param errors_within: for how many seconds a launch is retried after an error of Dataflow itself, if
+        `launch_timeout` is not set.
     """
 
     first_pause: float = 1.0
@@ -41,6 +60,9 @@ class LaunchTimings:
     labels_every: float = 2.0
     searches: int = 3
     search_every: float = 5.0
+    gone_after: float = 300.0
+    gone_every: float = 15.0
+    errors_within: float = 3600.0
 
 
 DEFAULT_TIMINGS: Final = LaunchTimings()
@@ -91,17 +113,23 @@ class Launch:
         self._log = log
         self._timings = timings
 
-    async def until_accepted(self, check: Callable[[], Awaitable[float]], timeout: float | None) -> Job:
+    async def until_accepted(
+        self, check: Callable[[], Awaitable[float]], timeout: float | None, *, sent: bool = False
+    ) -> Job:
         """Return the job of this task attempt. Launch the job if the job does not exist yet.
 
         :param check: an async function that is awaited before each request is sent, and raises an error if this
             process must not launch the job any more; see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
-        :param timeout: for how many seconds a launch is retried; None means without a limit.
+        :param timeout: for how many seconds a launch is retried; None means without a limit, except after an error
+            that may be permanent.
+        :param sent: whether an earlier run of the trigger may have launched the job.
         :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.
         :raises ForeignJob: if a job with this name exists already, but was not launched by this task attempt.
         :raises NotAccepted: if Dataflow did not accept the launch within `timeout`.
         """
-        retry_until = float("inf") if timeout is None else time.monotonic() + timeout
+        began = time.monotonic()
+        # The start of the errors that may be permanent.
+        failing_since: float | None = None
         backoff = Backoff(first_pause=self._timings.first_pause, longest_pause=self._timings.longest_pause)
         while True:
             job, others = await find_jobs(
@@ -118,15 +146,26 @@ class Launch:
                 request = self._request_beside(others)
                 job = await self._dataflow.launch(self._kind, request, check)
             except LaunchUncertain as error:
-                problem = str(error)
+                sent = True
+                problem, may_be_permanent = str(error), error.code in _SERVER_ERRORS
+            except DataflowLaunchRefused as refused:
+                # An earlier launch may have created the job before this account lost its permission.
+                if not sent or refused.code not in _NOT_PERMITTED:
+                    raise
+                problem, may_be_permanent = str(refused), True
             else:
                 job = await self._require_own(job, {other.id for other in others})
                 self._log.info("Launched the job %s (%s)", job.name, job.id)
                 return job
             pause = backoff.failed()
-            if time.monotonic() + pause > retry_until:
+            now = time.monotonic()
+            failing_since = (failing_since or now) if may_be_permanent else None
+            limit, since = timeout, began
+            if timeout is None and failing_since is not None:
+                limit, since = self._timings.errors_within, failing_since
+            if limit is not None and now + pause > since + limit:
                 raise NotAccepted(
-                    f"Dataflow accepted no launch within launch_timeout ({timeout:g} s): {problem}"
+                    f"Dataflow accepted no launch within launch_timeout ({limit:g} s): {problem}"
                 )
             self._log.warning("%s; looking for the job again in %.1f s", problem, pause)
             await asyncio.sleep(pause)
@@ -177,8 +216,7 @@ class Launch:
                 raise
             return job
         label = labelled.labels.get(WAIT_LABEL)
-        # If a job has not started, the API may return it without its labels.
-        is_new = label is None and labelled.state in NOT_STARTED and job.id not in known
+        is_new = label is None and labelled.state in _LABELLED_LATE and job.id not in known
         if label == self._wait_id or is_new:
             return labelled
         raise ForeignJob(
@@ -198,6 +236,8 @@ async def find_jobs(
     """Return the newest job with the given name and the label of the wait, and the other jobs with this name.
 
     The jobs may be finished. The job of the wait is None if there is none; then all jobs with the name are returned.
+    If the API has returned no label yet, and the job does not run yet or has failed, the name is sufficient, because
+    the name contains a hash of the wait's id; this does not hold with `since`.
 
     :param since: a time before which the job of the wait was not created, in seconds since the epoch.
     """
@@ -205,8 +245,9 @@ async def find_jobs(
     for job in jobs:
         if since is not None and _created_before(job, since - _CLOCK_DIFFERENCE):
             break
-        labelled = await _with_labels(dataflow, job.id, timings)
-        if labelled.labels.get(WAIT_LABEL) == wait_id:
+        labelled = await _with_labels(dataflow, job.id, timings, name_is_enough=since is None)
+        is_unlabelled = WAIT_LABEL not in labelled.labels and labelled.state in _LABELLED_LATE
+        if labelled.labels.get(WAIT_LABEL) == wait_id or (is_unlabelled and since is None):
             return labelled, [other for other in jobs if other.id != job.id]
     return None, jobs
 
@@ -222,15 +263,10 @@ async def find_launched(
     """Return the job that a wait has launched or may have launched; None if no job was found.
 
     :param keeps_name: whether other attempts and tasks use the same name.
+    :raises DataflowUnavailable: if the job was launched but is not found, and may only be returned late.
     """
     if wait.launch_answer is not None:
-        try:
-            return await dataflow.get(wait.launch_answer["job_id"])
-        except DataflowRefused as refused:
-            # The job existed, but Dataflow deletes old jobs.
-            if refused.code == "NOT_FOUND":
-                return None
-            raise
+        return await _get_unless_gone(dataflow, wait, timings)
     for search in range(timings.searches):
         await asyncio.sleep(timings.search_every if search else 0)
         since = wait.created_at if keeps_name else None
@@ -272,11 +308,55 @@ def _created_before(job: Job, time: float) -> bool:
     return datetime.fromisoformat(f"{job.created_at[:19]}+00:00").timestamp() < time
 
 
-async def _with_labels(dataflow: Dataflow, job_id: str, timings: LaunchTimings) -> Job:
-    # If a job has not started, the API may return it without its labels.
-    deadline = time.monotonic() + timings.labels_within
-    job = await dataflow.get(job_id)
-    while WAIT_LABEL not in job.labels and job.state in NOT_STARTED and time.monotonic() < deadline:
-        await asyncio.sleep(timings.labels_every)
-        job = await dataflow.get(job_id)
+async def get_unless_gone(
+    dataflow: Dataflow, job_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
+) -> Job | None:
+    """Return a job that existed; None if Dataflow has not found the job for some minutes.
+
+    :raises DataflowRefused: if Dataflow refused to return the job for another reason.
+    """
+    deadline, reads = time.monotonic() + timings.gone_after, 0
+    while True:
+        try:
+            return await dataflow.get(job_id)
+        except DataflowRefused as refused:
+            if refused.code != "NOT_FOUND":
+                raise
+        reads += 1
+        if reads >= _FEWEST_READS and time.monotonic() >= deadline:
+            return None
+        await asyncio.sleep(timings.gone_every)
+
+
+async def _get_unless_gone(dataflow: Dataflow, wait: Wait, timings: LaunchTimings) -> Job | None:
+    # A cancellation is retried, so it does not wait for minutes.
+    job_id = wait.launch_answer["job_id"]
+    job = await get_unless_gone(dataflow, job_id, timings=replace(timings, gone_after=timings.search_every))
+    if job is None and time.time() - (wait.settled_at or time.time()) < timings.gone_after:
+        raise DataflowUnavailable(
+            f"Dataflow does not find the job {job_id} now; it may have been launched just now"
+        )
     return job
+
+
+async def _with_labels(
+    dataflow: Dataflow, job_id: str, timings: LaunchTimings, *, name_is_enough: bool
+) -> Job:
+    # The API may return a new job late, and without its labels.
+    deadline = time.monotonic() + timings.labels_within
+    while True:
+        is_over = time.monotonic() >= deadline
+        try:
+            job = await dataflow.get(job_id)
+            # If the name is no proof, a job that runs without the label is another program's.
+            is_enough = job.state in _LABELLED_LATE if name_is_enough else job.state not in NOT_STARTED
+            if is_over or is_enough or WAIT_LABEL in job.labels or job.is_finished:
+                return job
+        except DataflowRefused as refused:
+            if refused.code != "NOT_FOUND":
+                raise
+            if is_over:
+                raise DataflowUnavailable(
+                    f"Dataflow lists the job {job_id}, but does not find it"
+                ) from refused
+        await asyncio.sleep(timings.labels_every)

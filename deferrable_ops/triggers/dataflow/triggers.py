@@ -21,6 +21,7 @@ from deferrable_ops.triggers.dataflow.launch import (
     Launch,
     LaunchTimings,
     find_launched,
+    get_unless_gone,
     stop_job,
 )
 from deferrable_ops.triggers.dataflow.request import (
@@ -37,7 +38,7 @@ from deferrable_ops.triggers.dataflow.request import (
 )
 from deferrable_ops.triggers.dataflow.states import awaits_drained
 from deferrable_ops.upstreams.dataflow.client import Dataflow, Job, use_dataflow
-from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING
+from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING, FINISHED, UPDATED, state_name
 
 # Refusals to stop a job that stay the same if the request is repeated.
 _FINAL_REFUSALS: Final = frozenset(
@@ -45,6 +46,7 @@ _FINAL_REFUSALS: Final = frozenset(
 )
 # A key of the wait's progress. It is set before a launch request is sent.
 _LAUNCH_SENT: Final = "asked"
+_ENDED: Final = frozenset(map(state_name, FINISHED - {UPDATED}))
 
 
 class DataflowLaunchTrigger(FollowingTrigger):
@@ -126,10 +128,6 @@ class DataflowLaunchTrigger(FollowingTrigger):
         arguments = {name: getattr(self, name) for name in self.arguments}
         validate_launch(self.kind, arguments, self.identify().task_id, all_resolved)
 
-    async def wait(self) -> Outcome:
-        """Launch the job, unless it was launched already. Then wait for the job, and return the outcome of the job."""
-        return await self.race_with_settlement(self._launch_and_follow())
-
     async def cancel(self, wait: Wait) -> None:
         """Cancel or drain the job, if the job may have been launched and is not finished."""
         may_be_launched = wait.launched_at is not None or (wait.progress or {}).get(_LAUNCH_SENT)
@@ -150,9 +148,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
     async def expired(self) -> Outcome:
         """Return a failure, because the job did not finish before the deadline."""
         job = f"the job {self._job_id}" if self._job_id else "the job"
-        return Failure(
-            f"{job} did not finish within the timeout of {self.timeout:g} s; {self._end_after_timeout()}"
-        )
+        reason = f"{job} did not finish within the timeout of {self.timeout:g} s; {self._end_after_timeout()}"
+        return Failure(self.with_problem(reason))
 
     def _end_after_timeout(self) -> str:
         name, how = (
@@ -194,9 +191,15 @@ class DataflowLaunchTrigger(FollowingTrigger):
         """
         return isinstance(outcome, Failure) and self.current.launched_at is None
 
-    async def _launch_and_follow(self) -> Outcome:
+    async def work(self) -> Outcome:
+        """Launch the job, unless it was launched already. Then wait for the job, and return the outcome of the job."""
+        unread = None
+        if self.current.launched_at is None:
+            unread = await self._previous_attempt_with_job()
+            # A job was launched for this task, so no failed read makes the task fail.
+            self.started = self.started or unread is not None
         async with self.client() as dataflow:
-            job_id = await self._launched(dataflow)
+            job_id = await self._launched(dataflow, unread)
             if job_id is None:
                 return Failure("the wait ended before the job was launched")
             if self.wait_until_finished:
@@ -205,14 +208,17 @@ class DataflowLaunchTrigger(FollowingTrigger):
             await self._publish_job_id(job_id)
             return await self.succeed(dataflow, await dataflow.get(job_id))
 
-    async def _launched(self, dataflow: Dataflow) -> str | None:
+    async def _launched(self, dataflow: Dataflow, unread: Wait | None) -> str | None:
         """Launch the job, unless an earlier run of this trigger has launched it. Return the job's id.
 
         Return None if the task's wait is already over.
+
+        :param unread: the earlier attempt of the task whose job may still run.
         """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
-            await self._adopt_job_of_previous_attempt(dataflow)
+            if unread is not None:
+                await self._adopt_job_of(unread, dataflow)
         answer = await self.launch_once(partial(self._launch_job, dataflow))
         if answer is None:
             return None
@@ -221,42 +227,45 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
     async def _launch_job(self, dataflow: Dataflow, claim: Claim) -> dict[str, str]:
         check = partial(self._save_and_check, claim)
-        return _answer(await self._launch(dataflow).until_accepted(check, self.launch_timeout))
+        sent = bool((self.current.progress or {}).get(_LAUNCH_SENT))
+        job = await self._launch(dataflow).until_accepted(check, self.launch_timeout, sent=sent)
+        return {"job_id": job.id, "name": job.name}
 
-    async def _adopt_job_of_previous_attempt(self, dataflow: Dataflow) -> None:
-        """If the previous attempt ended and left its job running, continue with this job.
+    async def _previous_attempt_with_job(self) -> Wait | None:
+        """Return the last attempt that launched a job, if it failed because the state of its job could not be read, or
+        if its deadline passed; otherwise None.
+        """
+        previous = await self.inbox.waits.previous_attempt(self.current.id)
+        while previous is not None and _may_have_left_job(previous):
+            if previous.launch_answer is not None:
+                has_ended = (previous.progress or {}).get("state") in _ENDED
+                return None if has_ended else previous
+            # This attempt failed before it launched or adopted a job.
+            earlier = await self.inbox.waits.previous_attempt(previous.id)
+            previous = earlier if earlier and earlier.created_at < previous.created_at else None
+        return None
+
+    async def _adopt_job_of(self, previous: Wait, dataflow: Dataflow) -> None:
+        """Continue with the job of an earlier attempt, if the job still runs, or cannot be read now either.
 
         The previous attempt left its job because it could not read the job's state, or because its deadline passed.
         Otherwise this attempt would launch a second job beside the first one.
         """
-        previous = await self.inbox.waits.previous_attempt(self.current.id)
-        if previous is None or previous.state not in (WaitState.FAILED, WaitState.EXPIRED):
-            return
-        if previous.state is WaitState.FAILED and previous.cancel is not None:
-            return
-        answer = previous.launch_answer
-        if not isinstance(answer, dict) or "job_id" not in answer:
-            return
+        # The job that runs now may have replaced the job that was launched.
+        job_id = (previous.progress or {}).get(JOB_ID) or previous.launch_answer["job_id"]
         try:
-            job = await dataflow.get(answer["job_id"])
+            job = await get_unless_gone(dataflow, job_id, timings=self.launch_timings)
         except DataflowRefused as refused:
-            if refused.code == "NOT_FOUND":
+            self.log.warning("%s; waiting for this job, because it may still run", refused)
+        else:
+            if job is None or job.state in (FINISHED - {UPDATED}) | {CANCELLING, DRAINING}:
                 return
-            # Something was launched for this task, and it cannot be read now: wait until it can be read.
-            self.started = True
-            raise
-        if job.is_finished or job.state in (CANCELLING, DRAINING):
-            return
-        if previous.state is WaitState.EXPIRED and self._how_to_stop(previous, job) != "leave":
-            return
+            if previous.state is WaitState.EXPIRED and self._how_to_stop(previous, job) != "leave":
+                return
 
         async def adopt(_claim: Claim) -> dict[str, str]:
-            self.log.info(
-                "Adopted the job %s (%s), which an earlier attempt launched and left running",
-                job.name,
-                job.id,
-            )
-            return _answer(job)
+            self.log.info("Adopted the job %s, which an earlier attempt launched and left running", job_id)
+            return {"job_id": job_id, "name": previous.launch_answer.get("name", "")}
 
         await self.launch_once(adopt)
 
@@ -298,9 +307,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return job_name(prefix, attempt.wait_id) if self.append_job_name else fixed_name(prefix)
 
 
-def _answer(job: Job) -> dict[str, str]:
-    """Return what the inbox stores as the response to the launch of a job."""
-    return {"job_id": job.id, "name": job.name}
+def _may_have_left_job(wait: Wait) -> bool:
+    """Return whether an attempt that is over may have left its job running."""
+    return wait.state is WaitState.EXPIRED or (wait.state is WaitState.FAILED and wait.cancel is None)
 
 
 class DataflowJobTrigger(FollowingTrigger):
@@ -330,18 +339,19 @@ class DataflowJobTrigger(FollowingTrigger):
         """
         validate_sensor({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
-    async def wait(self) -> Outcome:
-        """Wait for the job and return its outcome."""
-        return await self.race_with_settlement(self._follow())
-
     async def cancel(self, wait: Wait) -> None:
         """Do nothing, because this task did not launch the job."""
 
     async def expired(self) -> Outcome:
         """Return a failure, because the job did not finish before the deadline."""
-        return Failure(f"the job {self.job_id} did not finish within the timeout of {self.timeout:g} s")
+        return Failure(
+            self.with_problem(
+                f"the job {self.job_id} did not finish within the timeout of {self.timeout:g} s"
+            )
+        )
 
-    async def _follow(self) -> Outcome:
+    async def work(self) -> Outcome:
+        """Wait for the job and return its outcome."""
         async with self.client() as dataflow:
             return await self.follow(dataflow, self.job_id)
 
@@ -390,13 +400,6 @@ class DataflowStopTrigger(DataflowTrigger):
         """
         validate_stop({name: getattr(self, name) for name in self.arguments}, all_resolved)
 
-    async def wait(self) -> Outcome:
-        """Stop the jobs, and wait until all of them are finished.
-
-        With `job_id`, the result is one job. With `job_name_prefix`, the result is a list of jobs.
-        """
-        return await self.race_with_settlement(self._stop())
-
     async def cancel(self, wait: Wait) -> None:
         """Do nothing, because this task has no external work to cancel."""
 
@@ -404,7 +407,11 @@ class DataflowStopTrigger(DataflowTrigger):
         """Return a failure, because not all jobs finished before the deadline."""
         return Failure(f"not all jobs finished within the timeout of {self.timeout:g} s")
 
-    async def _stop(self) -> Outcome:
+    async def work(self) -> Outcome:
+        """Stop the jobs, and wait until all of them are finished.
+
+        With `job_id`, the result is one job. With `job_name_prefix`, the result is a list of jobs.
+        """
         async with self.client() as dataflow:
             job_ids = await self._selected(dataflow)
             self.started = self.started or self.job_id is None
@@ -446,7 +453,11 @@ class DataflowStopTrigger(DataflowTrigger):
         while not job.is_finished:
             with dataflow.watch(job.id, interval=self.poll_interval) as watch:
                 while not job.is_finished:
-                    job = (await watch.next()).job or job
+                    update = await watch.next()
+                    if update.problem is not None and self.note_problem(update.problem):
+                        self.log.warning("The job %s (%s) does not exist any more", job.name, job.id)
+                        return job
+                    job = update.job or job
             # The job was updated while this task waited. So stop the job that replaces it.
             if job.replaced_by is not None:
                 job = await self._stop_job(dataflow, job)

@@ -1,24 +1,28 @@
 """Calls Dataflow's API over one gRPC channel.
 
-Each API call has a timeout and is not retried. Errors are converted into exceptions of this library.
+Each API call has a timeout. Only the further pages of a list are retried. Errors are converted into exceptions of this
+library.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import ConfigurationError, DataflowUnavailable
 from deferrable_ops.upstreams.dataflow.credentials import SCOPES, describe_account, load_credentials
 from deferrable_ops.upstreams.dataflow.errors import ApiCall, translate_errors
 from deferrable_ops.upstreams.dataflow.jobs import (
+    MAX_MESSAGES,
     NUMBER_OF_IMPORTANCE,
     DataflowTarget,
     JobMessage,
+    MessageList,
     message_from_api,
 )
 from deferrable_ops.upstreams.dataflow.launch_request import parse_launch_request
@@ -35,6 +39,8 @@ _LAUNCH_TIMEOUT = 60.0
 _CREDENTIALS_TIMEOUT = 120.0
 # Dataflow may return fewer entries per page, because it has its own limit.
 _PAGE_SIZE = 1_000
+# How often a page is requested before the whole list counts as failed. The first page is requested once.
+_PAGE_ATTEMPTS = 3
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     # gRPC must not retry a launch.
@@ -55,8 +61,9 @@ async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
     Python modules and credentials are loaded in threads, because loading blocks.
 
     :raises ConfigurationError: if the extra ``dataflow``, the google provider or the Google credentials are missing.
+    :raises MissingCredentials: if the machine has no Google credentials, or its metadata server does not answer.
     :raises DataflowRefused: if Google refused the credentials.
-    :raises DataflowUnavailable: if the Google credentials could not be loaded before the timeout.
+    :raises DataflowUnavailable: if Google issued no token for another reason.
     """
     library = await asyncio.to_thread(_import_library)
     if emulator_host:
@@ -133,13 +140,11 @@ class Api:
             **({"name": name} if name else {}),
         )
         jobs: list[Any] = []
-        with translate_errors(self._call("list the jobs", "dataflow.jobs.list")):
-            pager = await self._jobs.list_jobs(request, timeout=_CALL_TIMEOUT, retry=None)
-            async for page in pager.pages:
-                answer = type(page).pb(page)
-                if answer.failed_location:
-                    raise DataflowUnavailable(f"Dataflow could not list all jobs of {self.target.region}")
-                jobs.extend(answer.jobs)
+        call = self._call("list the jobs", "dataflow.jobs.list")
+        async for page in _pages(self._jobs.list_jobs, request, call):
+            if page.failed_location:
+                raise DataflowUnavailable(f"Dataflow could not list all jobs of {self.target.region}")
+            jobs.extend(page.jobs)
         return jobs
 
     async def get_job(self, job_id: str) -> Any:
@@ -170,8 +175,8 @@ class Api:
             job = await self._jobs.update_job(request, timeout=_CALL_TIMEOUT, retry=None)
         return type(job).pb(job)
 
-    async def list_messages(self, job_id: str, least: str, since: str | None) -> list[JobMessage]:
-        """Return a job's messages, the oldest first."""
+    async def list_messages(self, job_id: str, least: str, since: str | None) -> MessageList:
+        """Return a job's newest messages, and how many older messages were left out."""
         request = self._library.ListJobMessagesRequest(
             project_id=self.target.project_id,
             location=self.target.region,
@@ -181,12 +186,14 @@ class Api:
         )
         if since is not None:
             type(request).pb(request).start_time.FromJsonString(since)
-        messages: list[JobMessage] = []
-        with translate_errors(self._call(f"list the messages of the job {job_id}", "dataflow.messages.list")):
-            pager = await self._messages.list_job_messages(request, timeout=_CALL_TIMEOUT, retry=None)
-            async for page in pager.pages:
-                messages.extend(message_from_api(message) for message in type(page).pb(page).job_messages)
-        return sorted(messages, key=lambda message: message.time)
+        newest: list[JobMessage] = []
+        count = 0
+        call = self._call(f"list the messages of the job {job_id}", "dataflow.messages.list")
+        async for page in _pages(self._messages.list_job_messages, request, call):
+            count += len(page.job_messages)
+            newest.extend(message_from_api(message) for message in page.job_messages)
+            newest = sorted(newest, key=lambda message: message.time)[-MAX_MESSAGES:]
+        return MessageList(tuple(newest), count - len(newest))
 
     async def job_metrics(self, job_id: str) -> list[dict[str, Any]]:
         """Return a job's metrics, in the API's JSON format."""
@@ -202,6 +209,32 @@ class Api:
     def _call(self, purpose: str, permission: str) -> ApiCall:
         caller = describe_account(self.target.gcp_conn_id, self.target.impersonation_chain)
         return ApiCall(purpose, permission, self.target.project_id, self.target.region, caller)
+
+
+async def _pages(method: Any, request: Any, call: ApiCall) -> AsyncIterator[Any]:
+    """Yield the pages of a list, as protobuf messages.
+
+    If Dataflow is unavailable when a further page is requested, the page is requested again, so that one failed page of
+    many does not discard the list.
+    """
+    backoff = Backoff()
+    while True:
+        try:
+            with translate_errors(call):
+                pager = await method(request, timeout=_CALL_TIMEOUT, retry=None)
+        except DataflowUnavailable:
+            pause = backoff.failed()
+            if not request.page_token or backoff.failures >= _PAGE_ATTEMPTS:
+                raise
+            await asyncio.sleep(pause)
+            continue
+        backoff.succeeded()
+        # The pager's first page is the response that it already has.
+        page = await anext(pager.pages)
+        yield type(page).pb(page)
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def _import_library() -> ModuleType:

@@ -28,6 +28,7 @@ from deferrable_ops.upstreams.dataflow.jobs import (
     JobMessage,
     MessageCursor,
     MessagesWanted,
+    ReadProblem,
     Update,
     job_from_api,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "JobWatch",
     "MessageCursor",
     "MessagesWanted",
+    "ReadProblem",
     "Update",
     "use_dataflow",
 ]
@@ -59,8 +61,9 @@ def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow
 
     :raises ConfigurationError: if the extra ``dataflow`` or the Google credentials are missing, or ``gcp_conn_id`` is
         set and the google provider is missing.
+    :raises MissingCredentials: if the machine has no Google credentials, or its metadata server does not answer.
     :raises DataflowRefused: if Google refused the credentials.
-    :raises DataflowUnavailable: if the Google credentials could not be loaded before the timeout.
+    :raises DataflowUnavailable: if Google issued no token for another reason.
     """
     emulator_host = settings.dataflow_emulator_host()
 
@@ -112,7 +115,7 @@ class Dataflow:
             try:
                 return self._job(await send(until))
             except DataflowUnavailable as error:
-                raise LaunchUncertain(str(error)) from error
+                raise LaunchUncertain(str(error), code=error.code) from error
             except DataflowRefused as refused:
                 if refused.code != "ALREADY_EXISTS":
                     raise DataflowLaunchRefused(str(refused), refused.code) from refused
@@ -157,12 +160,13 @@ class Dataflow:
     async def messages(
         self, job_id: str, *, least: str = "ERROR", since: str | None = None
     ) -> list[JobMessage]:
-        """Return a job's messages, the oldest first.
+        """Return a job's newest messages, at most `MAX_MESSAGES`, the oldest first.
 
         :param least: the lowest importance of the messages to return. One of DEBUG, DETAILED, BASIC, WARNING and ERROR.
         :param since: the time of the earliest message to return, as RFC 3339.
         """
-        return await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
+        found = await self._with_retries(lambda: self._api.list_messages(job_id, least, since))
+        return list(found.messages)
 
     async def metrics(self, job_id: str) -> list[dict[str, Any]]:
         """Return a job's metrics, in the API's JSON format."""
@@ -192,7 +196,9 @@ class Dataflow:
                     log.warning("%s; retrying in %.1f s", error, pause)
                 outages.failed(self._api.target.source, str(error), lasts=_OUTAGE_SECONDS)
             else:
-                outages.recovered(self._api.target.source)
+                # Without own failures, another call may still fail: the list of jobs, for example.
+                if backoff.failures:
+                    outages.recovered(self._api.target.source)
                 return result
             await asyncio.sleep(pause)
 

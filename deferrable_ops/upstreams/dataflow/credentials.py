@@ -5,35 +5,60 @@ Loading blocks, so load the credentials in a thread.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from deferrable_ops.error_table import ErrorKind, kind_of_code
-from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
+from deferrable_ops.exceptions import (
+    ConfigurationError,
+    DataflowRefused,
+    DataflowUnavailable,
+    DeferrableOpsError,
+    MissingCredentials,
+)
 from deferrable_ops.upstreams.connection_extra import missing_connection, team_connection
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
+    from google.auth.exceptions import GoogleAuthError
 
 SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
+
+# The statuses with which IAM refuses to issue a token.
+_REFUSED_STATUSES: Final = (400, 401, 403)
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> Credentials:
     """Return the Google credentials, after fetching a first token with them.
 
+    The first token is needed because an API call over gRPC raises the same error for revoked credentials as for a
+    network failure.
+
     :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If `gcp_conn_id` is None, the
         application default credentials are used.
     :param impersonation_chain: the Google service accounts to impersonate, one after the other. The last account makes
         the API calls. An empty tuple impersonates no account.
-    :raises ConfigurationError: if Google credentials were not found, or the google provider is missing.
-    :raises DataflowRefused: if Google refused the credentials.
+    :raises ConfigurationError: if the credentials are malformed, or the connection or the google provider is missing.
+    :raises MissingCredentials: if the machine has no application default credentials, or its metadata server does not
+        answer.
+    :raises DataflowRefused: if Google refused the credentials. A single refusal may be a temporary error.
+    :raises DataflowUnavailable: if Google issued no token for another reason.
     """
-    if gcp_conn_id is not None:
-        credentials = _connection_credentials(gcp_conn_id, impersonation_chain)
-    else:
-        credentials = _default_credentials(impersonation_chain)
-    _fetch_token(credentials, describe_account(gcp_conn_id, impersonation_chain))
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import Request
+
+    scoping: Any = import_module("google.auth.credentials")
+    account = describe_account(gcp_conn_id, impersonation_chain)
+    try:
+        if gcp_conn_id is not None:
+            credentials = _connection_credentials(gcp_conn_id, impersonation_chain)
+        else:
+            credentials = _default_credentials(impersonation_chain)
+        scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
+    except GoogleAuthError as error:
+        raise _translated(error, account) from error
     return credentials
 
 
@@ -48,6 +73,8 @@ def describe_account(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
 
 
 def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ...]) -> Credentials:
+    from google.auth.exceptions import GoogleAuthError
+
     try:
         from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
     except ImportError as missing:
@@ -69,23 +96,23 @@ def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ..
         return cast("Credentials", hook.get_credentials())
     except AirflowNotFoundException as error:
         raise ConfigurationError(missing_connection(gcp_conn_id, error)) from error
-    except AirflowException as error:
+    except GoogleAuthError:
+        raise
+    except (AirflowException, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"could not get credentials from the connection {gcp_conn_id!r}: {error}"
+        ) from error
+    except Exception as error:
+        # Airflow did not return the connection.
+        raise DataflowUnavailable(
+            f"could not read the connection {gcp_conn_id!r} ({type(error).__name__})"
         ) from error
 
 
 def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
     import google.auth
-    from google.auth.exceptions import DefaultCredentialsError
 
-    try:
-        found, _project = google.auth.default(scopes=SCOPES)
-    except DefaultCredentialsError as error:
-        raise ConfigurationError(
-            f"the triggerer has no application default credentials ({error}); set GOOGLE_APPLICATION_CREDENTIALS, run "
-            "on a machine with a service account, or set gcp_conn_id="
-        ) from error
+    found, _project = google.auth.default(scopes=SCOPES)
     if not impersonation_chain:
         return found
     impersonated: Any = import_module("google.auth.impersonated_credentials")
@@ -101,41 +128,51 @@ def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
     )
 
 
-def is_temporary(error: Exception) -> bool:
-    """Return whether an error of google-auth may be temporary: the metadata server, IAM or the network did not
-    respond.
+def is_refusal(error: Exception) -> bool:
+    """Return whether Google refused the credentials: the token endpoint answered ``invalid_grant``, or IAM answered
+    with the status 400, 401 or 403 and a reason.
 
-    google-auth marks an error as retryable only if the OAuth endpoint returned the error. An error of IAM or of the
-    metadata server is temporary if its HTTP status is temporary, or if a network error caused it.
+    Any other error of google-auth is temporary: the metadata server, IAM, a proxy or the network failed. google-auth
+    sets ``retryable`` only for errors of the token endpoint, so ``retryable`` does not show whether IAM refused.
     """
-    from google.auth.exceptions import RefreshError, TransportError
+    from google.auth.exceptions import OAuthError, RefreshError, TransportError
 
-    if isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
-        return True
-    if not isinstance(error, RefreshError):
+    if not isinstance(error, (OAuthError, RefreshError)) or isinstance(error.__cause__, TransportError):
         return False
-    text = " ".join(str(part) for part in error.args)
-    statuses = re.findall(r"\b(?:status|code)\D{0,6}(\d{3})\b", text, re.IGNORECASE)
-    return bool(error.retryable) or kind_of_code("http", *statuses) is ErrorKind.TEMPORARY
+    if error.args and re.search(r"\binvalid_grant\b", str(error.args[0])):
+        return True
+    return any(_is_refusal_of_iam(part) for part in error.args)
 
 
-def _fetch_token(credentials: Credentials, account: str) -> None:
-    """Fetch a token to test the credentials.
+def _is_refusal_of_iam(body: Any) -> bool:
+    """Return whether a response of IAM, as a string or as JSON, is a refusal with a reason."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            return False
+    problem = body.get("error") if isinstance(body, dict) else None
+    return (
+        isinstance(problem, dict)
+        and problem.get("code") in _REFUSED_STATUSES
+        and bool(problem.get("message"))
+    )
 
-    This test is needed because an API call over gRPC raises the same error for revoked credentials as for a network
-    failure.
-    """
-    from google.auth.exceptions import GoogleAuthError
-    from google.auth.transport.requests import Request
 
-    scoping: Any = import_module("google.auth.credentials")
-    try:
-        scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
-    except GoogleAuthError as error:
-        # A temporary error does not matter here: the calls that use the credentials are retried.
-        if is_temporary(error):
-            return
-        raise DataflowRefused(
+def _translated(error: GoogleAuthError, account: str) -> DeferrableOpsError:
+    from google.auth.exceptions import DefaultCredentialsError
+
+    if is_refusal(error):
+        return DataflowRefused(
             f"Google refused the credentials of {account}: {error}; replace the key, or grant the account "
             "roles/iam.serviceAccountTokenCreator on the account that it impersonates"
-        ) from error
+        )
+    if isinstance(error, DefaultCredentialsError):
+        # Without a file, the credentials may come from the metadata server, which may not answer while a machine of
+        # Kubernetes Engine starts (google-auth#604, #745, #814).
+        from_file = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or os.environ.get("NO_GCE_CHECK")
+        return (ConfigurationError if from_file else MissingCredentials)(
+            f"the triggerer has no application default credentials ({error}); set GOOGLE_APPLICATION_CREDENTIALS, run "
+            "on a machine with a service account, or set gcp_conn_id="
+        )
+    return DataflowUnavailable(f"Google issued no token for {account}: {error}")

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
-from deferrable_ops.exceptions import DataflowRefused
-from deferrable_ops.upstreams.dataflow.jobs import FINISHED, Job, JobMessage, MessagesWanted, Update
+from deferrable_ops.exceptions import DataflowRefused, DataflowUnavailable
+from deferrable_ops.upstreams.dataflow.jobs import (
+    FINISHED,
+    Job,
+    MessageList,
+    MessagesWanted,
+    ReadProblem,
+    Update,
+)
+
+_NO_MESSAGES = MessageList(())
 
 
 class JobWatch:
@@ -14,7 +24,7 @@ class JobWatch:
 
     __slots__ = (
         "_arrived",
-        "_failure",
+        "_failing",
         "_new",
         "_seen",
         "cursor",
@@ -37,7 +47,8 @@ class JobWatch:
         self.message_attempts = 0
         self._seen: tuple[Any, ...] | None = None
         self._new: Update | None = None
-        self._failure: DataflowRefused | None = None
+        # While the job cannot be read: the gRPC status, the time of the first such error, and the number of errors.
+        self._failing: tuple[str, float, int] | None = None
         self._arrived = asyncio.Event()
 
     async def next(self) -> Update:
@@ -45,16 +56,12 @@ class JobWatch:
 
         The last update of a job contains a final state.
 
-        :raises DataflowRefused: if Dataflow refuses to return the job or the list of jobs.
         :raises RuntimeError: if the last update was returned by an earlier call.
         """
         if self.is_over and not self._arrived.is_set():
             raise RuntimeError(f"the job {self.job_id} has finished; it has no further updates")
         await self._arrived.wait()
         self._arrived.clear()
-        if self._new is None and self._failure is not None:
-            self._arrived.set()
-            raise self._failure
         new, self._new = self._new, None
         assert new is not None, "there is an update when _arrived is set"
         return new
@@ -63,7 +70,7 @@ class JobWatch:
         """Return whether :meth:`deliver` has already added this state of the job."""
         return self._seen == _state_key(message)
 
-    def deliver(self, message: Any, job: Job | None, messages: tuple[JobMessage, ...] = ()) -> None:
+    def deliver(self, message: Any, job: Job | None, messages: MessageList = _NO_MESSAGES) -> None:
         """Add a change of the job. If the reader has not read an earlier change yet, the two changes are merged.
 
         :param message: the API's protobuf message for the job; None if the job's state did not change.
@@ -71,17 +78,36 @@ class JobWatch:
         if message is not None:
             self._seen = _state_key(message)
             self.is_over = message.current_state in FINISHED
-        if job is None and not messages:
+        if job is None and not messages.messages:
             return
         unread = self._new or Update()
-        self._new = Update(job or unread.job, unread.messages + messages, self.cursor)
+        self._new = Update(
+            job or unread.job,
+            unread.messages + messages.messages,
+            unread.left_out + messages.left_out,
+            self.cursor,
+            unread.problem,
+        )
         self._arrived.set()
 
-    def fail(self, refused: DataflowRefused) -> None:
-        """Make the method :meth:`next` raise this error."""
-        self.is_over = True
-        self._failure = refused
+    def report(self, error: DataflowRefused | DataflowUnavailable, now: float) -> None:
+        """Add the error of a read of the job. The watch continues.
+
+        :param now: the time by a monotonic clock, in seconds.
+        """
+        known = self._failing
+        _, since, reads = known if known and known[0] == error.code else (error.code, now, 0)
+        self._failing = error.code, since, reads + 1
+        problem = ReadProblem(error, now - since, reads + 1)
+        self._new = replace(self._new or Update(cursor=self.cursor), problem=problem)
         self._arrived.set()
+
+    def read_succeeded(self) -> None:
+        """Forget the errors of earlier reads."""
+        if self._failing is not None:
+            self._failing = None
+            if self._new is not None:
+                self._new = replace(self._new, problem=None)
 
 
 def _state_key(message: Any) -> tuple[Any, ...]:

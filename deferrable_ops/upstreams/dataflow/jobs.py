@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+
+from deferrable_ops.exceptions import DataflowRefused, DataflowUnavailable
 
 UNKNOWN, STOPPED, RUNNING, DONE, FAILED, CANCELLED, UPDATED, DRAINING, DRAINED = range(9)
 PENDING, CANCELLING, QUEUED, RESOURCE_CLEANING_UP, PAUSING, PAUSED = range(9, 15)
@@ -36,6 +37,9 @@ _LATE_SECONDS = 10
 # Each cursor stores ids of messages, so their number is limited.
 _IDS_KEPT = 200
 
+MAX_MESSAGES: Final = 200
+"""How many messages of a job one read returns: the newest ones. The other messages are counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataflowTarget:
@@ -55,8 +59,12 @@ class DataflowTarget:
 
     @property
     def source(self) -> str:
-        """The name under which outages of this region are reported."""
-        return sys.intern(f"Dataflow ({self.project_id}, {self.region})")
+        """The name under which outages of this region are reported. It contains the account, because other accounts
+        may reach the same region.
+        """
+        accounts = [f"connection {self.gcp_conn_id}"] if self.gcp_conn_id else []
+        accounts += [f"as {self.impersonation_chain[-1]}"] if self.impersonation_chain else []
+        return sys.intern(f"Dataflow ({', '.join([self.project_id, self.region, *accounts])})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,18 @@ class JobMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageList:
+    """The messages of a job from one read.
+
+    :param messages: at most `MAX_MESSAGES` messages, the oldest first.
+    :param left_out: how many older messages were left out.
+    """
+
+    messages: tuple[JobMessage, ...]
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MessageCursor:
     """A position in the messages of a Dataflow job. All messages before this position have been read.
 
@@ -146,18 +166,24 @@ class MessageCursor:
     time: str
     ids: tuple[str, ...] = ()
 
-    def unread(self, messages: Sequence[JobMessage]) -> tuple[JobMessage, ...]:
-        """Return those of the given messages that have not been read yet."""
-        return tuple(message for message in messages if _hash(message) not in self.ids)
+    def unread(self, found: MessageList) -> MessageList:
+        """Return the messages that have not been read yet, and how many such messages were left out.
 
-    def after(self, messages: Sequence[JobMessage]) -> MessageCursor:
+        :param found: all messages that have this cursor's time or a later time.
+        """
+        new = tuple(message for message in found.messages if _hash(message) not in self.ids)
+        read_and_left_out = len(self.ids) - (len(found.messages) - len(new))
+        return MessageList(new, max(0, found.left_out - read_and_left_out))
+
+    def after(self, found: MessageList) -> MessageCursor:
         """Return the new cursor after these messages have been read.
 
         The cursor stays a few seconds behind the newest message, because the API may return messages late and out of
         order.
 
-        :param messages: all messages that have this cursor's time or a later time.
+        :param found: all messages that have this cursor's time or a later time.
         """
+        messages = found.messages
         if not messages:
             return self
         newest = max(message.time for message in messages)
@@ -165,6 +191,9 @@ class MessageCursor:
         # The cursor's ids must include all messages from the cursor's time on. If there are more than _IDS_KEPT
         # messages, a later time is used.
         start = max(self.time, _earlier(newest), kept[0].time if len(kept) < len(messages) else "")
+        if found.left_out:
+            # Otherwise the next read would count the messages that were left out again.
+            start = max(start, _next_nanosecond(messages[0].time))
         return MessageCursor(start, tuple(_hash(message) for message in messages if message.time >= start))
 
     def as_json(self) -> dict[str, Any]:
@@ -190,18 +219,35 @@ class MessagesWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadProblem:
+    """The reason why the state of a watched job cannot be read now.
+
+    :param seconds: for how many seconds each read of the job has failed with the same gRPC status.
+    :param reads: how many reads have failed with this status.
+    """
+
+    error: DataflowRefused | DataflowUnavailable
+    seconds: float
+    reads: int
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """A change of a watched Dataflow job.
 
     :param job: the job, if its state changed; None if the update contains only new messages.
     :param messages: the new messages, the oldest first.
+    :param left_out: how many new messages, which are older than `messages`, were left out.
     :param cursor: the position after these messages; None before the first message. Store the cursor after the messages
         were handled.
+    :param problem: why the job cannot be read now; None if the last read succeeded.
     """
 
     job: Job | None = None
     messages: tuple[JobMessage, ...] = ()
+    left_out: int = 0
     cursor: MessageCursor | None = None
+    problem: ReadProblem | None = None
 
 
 def state_name(number: int) -> str:
@@ -272,6 +318,13 @@ def _earlier(time: str) -> str:
     whole, _, fraction = time.partition(".")
     moved = datetime.fromisoformat(whole) - timedelta(seconds=_LATE_SECONDS)
     return f"{moved:%Y-%m-%dT%H:%M:%S}.{fraction}"
+
+
+def _next_nanosecond(time: str) -> str:
+    whole, _, fraction = time.rstrip("Z").partition(".")
+    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
+    carry, nanoseconds = divmod(int(fraction) + 1, 1_000_000_000)
+    return _rfc3339(seconds + carry, nanoseconds)
 
 
 def _without_none(**values: Any) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Watches all jobs of one project and region. In each interval, one request lists the active jobs."""
+"""Watches all jobs of one project and region. In each interval, one request lists the active jobs.
+
+If the list fails, the watched jobs are read one by one. A job that cannot be read affects only its own watches.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from deferrable_ops.upstreams.dataflow.jobs import (
     FINISHED,
     DataflowTarget,
     Job,
-    JobMessage,
     MessageCursor,
+    MessageList,
     MessagesWanted,
     job_from_api,
 )
@@ -38,6 +41,11 @@ _LONGEST_PAUSE = 30.0
 # After this many attempts to read its last messages, a finished job is reported without them.
 _MAX_MESSAGE_ATTEMPTS = 3
 _NOT_PERMITTED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+# From the second failed list on, the watched jobs are read one by one.
+_FAILED_LISTS = 2
+# A poll that fails takes at most about this long.
+_OUTAGE_SECONDS = 180.0
+_NO_MESSAGES = MessageList(())
 
 
 class JobApi(Protocol):
@@ -51,16 +59,23 @@ class JobApi(Protocol):
         """Return one job, as a protobuf message."""
         ...
 
-    async def list_messages(self, job_id: str, least: str, since: str | None) -> list[JobMessage]:
-        """Return a job's messages, the oldest first."""
+    async def list_messages(self, job_id: str, least: str, since: str | None) -> MessageList:
+        """Return a job's newest messages."""
         ...
 
 
 class Poller:
-    """Polls the jobs of one project and region while at least one job is watched."""
+    """Polls the jobs of one project and region while at least one job is watched.
 
-    def __init__(self, api: JobApi, target: DataflowTarget) -> None:
+    :param clock: a function that returns the time of a monotonic clock, in seconds. It measures for how long a job
+        cannot be read.
+    """
+
+    def __init__(
+        self, api: JobApi, target: DataflowTarget, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._api = api
+        self._clock = clock
         self._target = target
         self._watches: dict[str, list[JobWatch]] = {}
         # The watches whose messages are read. They take turns.
@@ -69,6 +84,8 @@ class Poller:
         self._limit = asyncio.Semaphore(_MAX_CONCURRENT_CALLS)
         # None if the last poll succeeded.
         self._backoff: Backoff | None = None
+        # How many polls in a row could not list the jobs.
+        self._failed_lists = 0
         self._messages_refused = False
         self._polling: asyncio.Task[None] | None = None
 
@@ -115,12 +132,6 @@ class Poller:
             self._watch_added.clear()
             try:
                 await self._poll_once()
-                self._backoff = None
-                outages.recovered(self._target.source)
-            except DataflowUnavailable as error:
-                self._log_outage(error)
-            except DataflowRefused as refused:
-                self._fail_all(refused)
             except Exception:
                 self._count_failure()
                 log.exception("The Dataflow poller of %s failed; retrying", self._target.region)
@@ -140,14 +151,53 @@ class Poller:
         await asyncio.sleep(max(0.0, min(interval, _NEW_WATCH_DELAY) - (time.monotonic() - began)))
 
     async def _poll_once(self) -> None:
-        listed = await self._api.list_jobs()
+        try:
+            listed = await self._api.list_jobs()
+        except (DataflowRefused, DataflowUnavailable) as error:
+            await self._poll_without_list(error)
+            return
+        self._failed_lists, self._backoff = 0, None
+        outages.recovered(self._target.source)
         active = {message.id: message for message in listed if message.current_state not in FINISHED}
-        watched = [job_id for job_id, watches in self._watches.items() if not all(w.is_over for w in watches)]
+        watched = self._watched()
         for job_id in watched:
             if job_id in active:
                 self._deliver_state(job_id, active[job_id])
         await self._run_limited(self._check_unlisted, [job_id for job_id in watched if job_id not in active])
         await self._run_limited(self._read_messages, self._next_in_queue())
+
+    async def _poll_without_list(self, error: DataflowRefused | DataflowUnavailable) -> None:
+        """Report that the jobs could not be listed. If a further list would probably fail too, read each job."""
+        self._failed_lists += 1
+        level = logging.WARNING if self._failed_lists == 1 else logging.INFO
+        log.log(level, "%s; retrying, %d jobs are watched", error, len(self._watches))
+        lasts = max(self._interval(), _LONGEST_PAUSE) + _OUTAGE_SECONDS
+        outages.failed(self._target.source, str(error), lasts=lasts)
+        read_each = isinstance(error, DataflowRefused) or self._failed_lists >= _FAILED_LISTS
+        if read_each and await self._read_each():
+            self._backoff = None
+            await self._run_limited(self._read_messages, self._next_in_queue())
+        else:
+            self._count_failure()
+
+    async def _read_each(self) -> bool:
+        """Read all watched jobs one by one, and return whether Dataflow answered."""
+        answers = failures = 0
+
+        async def read(job_id: str) -> None:
+            nonlocal answers, failures
+            # If Dataflow does not answer at all, do not wait for the timeouts of all jobs.
+            if failures >= _MAX_CONCURRENT_CALLS and not answers:
+                return
+            try:
+                await self._read_job(job_id)
+            except DataflowUnavailable:
+                failures += 1
+                raise
+            answers += 1
+
+        await self._run_limited(read, self._watched())
+        return answers > 0
 
     async def _check_unlisted(self, job_id: str) -> None:
         """Read a watched job that is not in the list of active jobs.
@@ -155,13 +205,21 @@ class Poller:
         Such a job is finished, very new, stopped or paused.
         """
         try:
+            await self._read_job(job_id)
+        except DataflowUnavailable as error:
+            self._report(job_id, error)
+            raise
+
+    async def _read_job(self, job_id: str) -> None:
+        """Read a watched job, and deliver its state. A refusal is reported to the job's watches, and they continue."""
+        try:
             message = await self._api.get_job(job_id)
         except DataflowRefused as refused:
-            for watch in self._of(job_id):
-                watch.fail(refused)
+            self._report(job_id, refused)
             return
         if message.current_state in FINISHED:
             for watch in self._of(job_id):
+                watch.read_succeeded()
                 await self._finish(watch, message)
         else:
             self._deliver_state(job_id, message)
@@ -169,6 +227,7 @@ class Poller:
     def _deliver_state(self, job_id: str, message: Any) -> None:
         job: Job | None = None
         for watch in self._of(job_id):
+            watch.read_succeeded()
             if watch.has_seen(message):
                 continue
             job = job or self._job(message)
@@ -182,7 +241,7 @@ class Poller:
 
         If the job failed, these messages contain the reason.
         """
-        messages: tuple[JobMessage, ...] = ()
+        messages = _NO_MESSAGES
         watch.message_attempts += 1
         try:
             messages = await self._new_messages(watch)
@@ -214,25 +273,25 @@ class Poller:
     async def _read_messages(self, watch: JobWatch) -> None:
         watch.deliver(None, None, await self._new_messages(watch))
 
-    async def _new_messages(self, watch: JobWatch) -> tuple[JobMessage, ...]:
+    async def _new_messages(self, watch: JobWatch) -> MessageList:
         if watch.least is None or self._messages_refused:
-            return ()
+            return _NO_MESSAGES
         cursor = watch.cursor or MessageCursor("")
         try:
             found = await self._api.list_messages(watch.job_id, watch.least, cursor.time or None)
         except DataflowRefused as refused:
             self._messages_refused = refused.code in _NOT_PERMITTED
             log.warning("Cannot read job messages, continuing without them: %s", refused)
-            return ()
+            return _NO_MESSAGES
         new = cursor.unread(found)
-        if new:
+        if new.messages:
             watch.cursor = cursor.after(found)
         return new
 
     async def _run_limited(
         self, work: Callable[[Any], Coroutine[Any, Any, None]], items: Iterable[Any]
     ) -> None:
-        """Run `work` for all items, with limited concurrency. Errors of Dataflow are logged."""
+        """Run `work` for all items, with limited concurrency. Errors are logged, and do not affect other items."""
 
         async def limited(item: Any) -> None:
             async with self._limit:
@@ -241,33 +300,32 @@ class Poller:
         results = await asyncio.gather(*(limited(item) for item in items), return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         for error in errors:
-            if not isinstance(error, DataflowError):
+            if not isinstance(error, Exception):
                 raise error
+            if not isinstance(error, DataflowError):
+                log.error("The Dataflow poller of %s failed; retrying", self._target.region, exc_info=error)
         # The failed calls are repeated in the next interval.
         if errors:
             log.warning(
                 "%d of %d calls to Dataflow failed; the first error: %s", len(errors), len(results), errors[0]
             )
 
-    def _log_outage(self, error: DataflowUnavailable) -> None:
-        level = logging.WARNING if self._count_failure() == 1 else logging.INFO
-        log.log(level, "%s; retrying, %d jobs are watched", error, len(self._watches))
-        outages.failed(self._target.source, str(error))
-
-    def _count_failure(self) -> int:
-        """Count a failed poll, and return how many polls in a row have failed."""
+    def _count_failure(self) -> None:
+        """Count a failed poll, so that the next poll is later."""
         if self._backoff is None:
             interval = self._interval()
             self._backoff = Backoff(first_pause=interval, longest_pause=max(interval, _LONGEST_PAUSE))
         self._backoff.failed()
-        return self._backoff.failures
 
     def _interval(self) -> float:
         return min((watch.interval for watch in self._all()), default=_NEW_WATCH_DELAY)
 
-    def _fail_all(self, refused: DataflowRefused) -> None:
-        for watch in self._all():
-            watch.fail(refused)
+    def _report(self, job_id: str, error: DataflowRefused | DataflowUnavailable) -> None:
+        for watch in self._of(job_id):
+            watch.report(error, self._clock())
+
+    def _watched(self) -> list[str]:
+        return [job_id for job_id, watches in self._watches.items() if not all(w.is_over for w in watches)]
 
     def _all(self) -> list[JobWatch]:
         return [watch for watches in self._watches.values() for watch in watches if not watch.is_over]

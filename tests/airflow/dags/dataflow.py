@@ -52,6 +52,11 @@ with DAG("dataflow_drained", schedule=None):
 with DAG("dataflow_leave", schedule=None):
     DataflowFlexTemplateOperator(task_id="job", on_kill="leave", **FLEX)
 
+with DAG("dataflow_impersonated", schedule=None):
+    DataflowFlexTemplateOperator(
+        task_id="job", impersonation_chain="loader@tests.iam.gserviceaccount.com", **FLEX
+    )
+
 with DAG("dataflow_stream_then_drain", schedule=None):
     stream = DataflowFlexTemplateOperator(task_id="stream", **FLEX)
     DataflowStopJobOperator(task_id="drain", job_id=stream.output["job_id"], how="drain", **PLACE)

@@ -10,10 +10,18 @@ from contextlib import ExitStack, asynccontextmanager
 import pytest
 
 from deferrable_ops.error_table import CODES
-from deferrable_ops.exceptions import DataflowRefused
+from deferrable_ops.outages import outages
 from deferrable_ops.testing.dataflow import FakeDataflow, FakeJob, Step
-from deferrable_ops.upstreams.dataflow.client import Dataflow, JobWatch, MessageCursor, MessagesWanted, Update
+from deferrable_ops.upstreams.dataflow.client import (
+    Dataflow,
+    JobWatch,
+    MessageCursor,
+    MessagesWanted,
+    ReadProblem,
+    Update,
+)
 from deferrable_ops.upstreams.dataflow.jobs import DONE, FAILED, PAUSED, QUEUED, RUNNING, UPDATED
+from deferrable_ops.upstreams.dataflow.poller import Poller
 
 TRANSIENT = next(row.codes for row in CODES if row.system == "google")
 
@@ -185,7 +193,8 @@ async def test_transient_errors_do_not_fail_a_watch(
     with dataflow.watch(job.id, interval=INTERVAL, messages=MessagesWanted()) as watch:
         job.move("FAILED")
         job.say("it broke", "ERROR")
-        update = await asyncio.wait_for(watch.next(), 20)
+        while (update := await asyncio.wait_for(watch.next(), 20)).job is None:
+            assert update.messages == ()
     assert update.job is not None
     assert update.job.state == FAILED
     assert [message.text for message in update.messages] == ["it broke"]
@@ -204,34 +213,111 @@ async def test_polling_resumes_after_a_lost_connection(
         assert [await next_state(watch) for watch in watches] == [DONE] * 20
 
 
-async def test_missing_job_fails_only_its_own_watch(fake: FakeDataflow, dataflow: Dataflow) -> None:
-    job = job_of(fake)
+async def problem_of(watch: JobWatch) -> ReadProblem:
+    """Return the next error of a read, ignoring other updates before it."""
+    while (update := await asyncio.wait_for(watch.next(), 20)).problem is None:
+        pass
+    return update.problem
+
+
+def active_outages() -> list[str]:
+    return [outage.error for outage in outages.active() if outage.source == "Dataflow (p, r)"]
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "PERMISSION_DENIED", "UNAVAILABLE"])
+async def test_job_that_cannot_be_read_is_reported_to_its_own_watches_only(
+    fake: FakeDataflow, dataflow: Dataflow, code: str
+) -> None:
+    job, stopped = job_of(fake, "one"), job_of(fake, "two")
+    stopped.move("STOPPED")  # so that the list of active jobs does not contain it
+    fake.trouble.fail("GetJob", code, times=2)
     with (
         dataflow.watch(job.id, interval=INTERVAL) as watch,
-        dataflow.watch("no-such-job", interval=INTERVAL) as missing,
+        dataflow.watch(stopped.id, interval=INTERVAL) as unread,
     ):
-        with pytest.raises(DataflowRefused, match="no-such-job"):
-            await missing.next()
-        assert await next_state(watch) == QUEUED
+        assert code in str((await problem_of(unread)).error)
+        assert (await problem_of(unread)).seconds > 0
+        update = await watch.next()
+        assert update.problem is None
+        assert active_outages() == []
+        assert await next_state(unread) == 1
         job.move("RUNNING")
         assert await next_state(watch) == RUNNING
 
 
-async def test_forbidden_list_fails_every_watch_with_the_permission(
+async def test_seconds_of_a_problem_count_from_the_first_read_with_the_same_error(
     fake: FakeDataflow, dataflow: Dataflow
 ) -> None:
-    fake.trouble.fail("ListJobs", "PERMISSION_DENIED", times=None)
-    with (
-        dataflow.watch(job_of(fake, "one").id, interval=INTERVAL) as one,
-        dataflow.watch(job_of(fake, "two").id, interval=INTERVAL) as two,
-    ):
-        for watch in (one, two):
-            with pytest.raises(DataflowRefused, match=r"dataflow\.jobs\.list"):
-                await watch.next()
-        assert fake.trouble.calls["ListJobs"] == 1
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 60
+        return now
+
+    dataflow._poller = Poller(dataflow._api, dataflow._api.target, clock=clock)
+    fake.trouble.fail("GetJob", "PERMISSION_DENIED")
+    with dataflow.watch("no-such-job", interval=INTERVAL) as watch:
+        problems = [await problem_of(watch) for _ in range(3)]
+    assert [(problem.error.code, problem.seconds, problem.reads) for problem in problems] == [
+        ("PERMISSION_DENIED", 0, 1),
+        ("NOT_FOUND", 0, 1),
+        ("NOT_FOUND", 60, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    "code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED", "NOT_FOUND", "UNAVAILABLE", "INTERNAL"]
+)
+async def test_jobs_are_read_one_by_one_while_the_list_fails(
+    fake: FakeDataflow, dataflow: Dataflow, code: str
+) -> None:
+    async with watching(fake, dataflow, 20, MessagesWanted()) as watches:
+        fake.trouble.fail("ListJobs", code, "no list", times=None)
+        for number in range(20):
+            fake.move(f"etl-{number}", "RUNNING")
+        assert [await next_state(watch) for watch in watches] == [RUNNING] * 20
+        fake.say("etl-7", "heard", "WARNING")
+        await messages_of(watches[7], 1)
+        assert "no list" in active_outages()[0]
+        # A call that succeeds does not end the outage of the list.
+        await dataflow.get(fake.job("etl-1").id)
+        assert active_outages()
+        for number in range(20):
+            fake.move(f"etl-{number}", "DONE")
+        assert [await next_state(watch) for watch in watches] == [DONE] * 20
+
+
+async def test_outage_ends_with_the_next_list(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    async with watching(fake, dataflow, 1) as _:
+        fake.trouble.fail("ListJobs", "PERMISSION_DENIED", times=3)
+        while not active_outages():
+            await asyncio.sleep(0.005)
+        while active_outages():
+            await asyncio.sleep(0.005)
+    assert fake.trouble.calls["GetJob"] >= 3
+
+
+async def test_only_some_jobs_are_read_while_dataflow_does_not_answer_at_all(
+    fake: FakeDataflow, dataflow: Dataflow
+) -> None:
+    async with watching(fake, dataflow, 60) as watches:
+        for method in ("ListJobs", "GetJob"):
+            fake.trouble.fail(method, "UNAVAILABLE", times=None)
+        calls = await lists(fake, 3)
+        assert 0 < calls["GetJob"] <= 20 * calls["ListJobs"]
         fake.trouble.mend()
-        with dataflow.watch(job_of(fake, "three").id, interval=INTERVAL) as three:
-            assert await next_state(three) == QUEUED
+        for number in range(60):
+            fake.move(f"etl-{number}", "RUNNING")
+        assert [await next_state(watch) for watch in watches] == [RUNNING] * 60
+
+
+async def test_failed_page_is_requested_again(fake: FakeDataflow, dataflow: Dataflow) -> None:
+    fake.page_limit = 7
+    fake.trouble.fail("ListJobs", "UNAVAILABLE", times=2, skip=1)
+    async with watching(fake, dataflow, 20) as _:
+        assert fake.trouble.calls["GetJob"] == 0
+        assert active_outages() == []
 
 
 async def test_missing_permission_for_messages_does_not_fail_a_watch(

@@ -10,8 +10,11 @@ import pytest
 from unit.triggers.dataflow.support import PLACE, launch
 from unit.triggers.support import AirflowComms, Run, Runs, eventually
 
+from deferrable_ops.outages import outages
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
+from deferrable_ops.triggers.dataflow import follow
+from deferrable_ops.triggers.dataflow.follow import DataflowTrigger
 from deferrable_ops.triggers.dataflow.triggers import DataflowJobTrigger
 
 RUNNING = Step("RUNNING")
@@ -231,6 +234,67 @@ async def test_only_messages_of_the_chosen_importance_are_logged(
     assert ("worker started" in caplog.text) is seen
 
 
+async def test_30000_messages_are_capped_with_a_count(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.page_limit = 10_000
+    fake.script("load", RUNNING)
+    run = launch(runs)
+    await eventually(lambda: fake.jobs("load"), "the job")
+    job = fake.job("load")
+    for number in range(30_000):
+        job.say(f"row {number} is bad", "WARNING", at=job.created_at + number / 10_000)
+    await eventually(lambda: "row 29999 is bad" in caplog.text, "the newest message")
+    fake.move("load", "DONE")
+    assert isinstance(await run.outcome(), Success)
+    logged = [record for record in caplog.records if record.getMessage().startswith("Dataflow, ")]
+    assert len(logged) == 200
+    assert "29800 messages of the job" in caplog.text
+
+
+async def test_messages_of_a_job_are_capped_in_all_also_after_a_restart(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_MAX_LOGGED", 3)
+    fake.script("load", RUNNING)
+    first = launch(runs)
+    await eventually(lambda: fake.jobs("load"), "the job")
+    fake.say("load", "one", "WARNING")
+    fake.say("load", "two", "WARNING")
+
+    async def count_is_stored() -> bool:
+        return ((await first.wait()).progress or {}).get("logged") == 2
+
+    while not await count_is_stored():
+        await watched(fake, first)
+    await first.kill_process()
+    for text in ("three", "four", "five"):
+        fake.say("load", text, "WARNING")
+    fake.move("load", "DONE")
+    assert isinstance(await launch(runs, attempt=first.attempt).outcome(), Success)
+    logged = [record for record in caplog.records if record.getMessage().startswith("Dataflow, ")]
+    assert [record.getMessage().rpartition(" ")[2] for record in logged] == ["one", "two", "five"]
+    assert "2 messages of the job" in caplog.text
+
+
+async def test_job_that_cannot_be_read_is_in_the_log_of_its_own_task_only(
+    fake: FakeDataflow, runs: Runs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_PROBLEM_AFTER", 0.2)
+    monkeypatch.setattr(DataflowTrigger, "_problem_due", 0.2)
+    fake.script("load", Step("STOPPED"))  # no list of active jobs contains it
+    run = launch(runs, timeout=3.0, when_killed="leave")
+    await eventually(lambda: "JOB_STATE_STOPPED" in caplog.text, "the job to be read")
+    fake.trouble.fail("GetJob", "PERMISSION_DENIED", "a policy changed", times=None)
+    await eventually(lambda: "retrying until the deadline" in caplog.text, "the cause in the log")
+    assert not [outage for outage in outages.active() if outage.source.startswith("Dataflow")]
+    outcome = await run.outcome()
+    assert isinstance(outcome, Failure)
+    assert "within the timeout of 3 s" in outcome.reason
+    assert "a policy changed" in outcome.reason
+    assert fake.job("load").stops_asked == []
+
+
 async def test_sensor_waits_for_a_job_and_never_stops_it(fake: FakeDataflow, runs: Runs) -> None:
     job = fake.create("anybody-s-job", "my-project", "europe-west1", {}, {})
     job.move("RUNNING")
@@ -246,9 +310,34 @@ async def test_sensor_waits_for_a_job_and_never_stops_it(fake: FakeDataflow, run
     assert job.stops_asked == []
 
 
+@pytest.mark.usefixtures("final_soon")
 async def test_sensor_for_a_job_that_does_not_exist_fails_and_names_it(
     fake: FakeDataflow, runs: Runs
 ) -> None:
     outcome = await runs.start(DataflowJobTrigger(**PLACE, job_id="no-such-job")).outcome()
     assert isinstance(outcome, Failure)
     assert "no-such-job" in outcome.reason
+    assert not outcome.retryable
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "NOT_FOUND"])
+async def test_sensor_survives_a_first_read_that_is_refused(
+    fake: FakeDataflow, runs: Runs, code: str
+) -> None:
+    job = fake.create("another", "my-project", "europe-west1", {}, {})
+    job.move("DONE")
+    fake.trouble.fail("GetJob", code, times=2)
+    assert isinstance(await runs.start(DataflowJobTrigger(**PLACE, job_id=job.id)).outcome(), Success)
+
+
+@pytest.mark.usefixtures("final_soon")
+async def test_sensor_whose_first_reads_are_refused_for_minutes_fails_without_a_retry(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    job = fake.create("another", "my-project", "europe-west1", {}, {})
+    job.move("DONE")
+    fake.trouble.fail("GetJob", "PERMISSION_DENIED", times=None)
+    outcome = await runs.start(DataflowJobTrigger(**PLACE, job_id=job.id)).outcome()
+    assert isinstance(outcome, Failure)
+    assert "dataflow.jobs.get" in outcome.reason
+    assert not outcome.retryable

@@ -16,6 +16,7 @@ from deferrable_ops.inbox.waits.cancellations import Cancellations
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
 from deferrable_ops.triggers.dataflow import follow
+from deferrable_ops.triggers.dataflow.launch import LaunchTimings
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, job_name
 from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
@@ -191,8 +192,9 @@ async def test_typo_in_the_body_fails_the_task_without_a_retry(fake: FakeDataflo
 
 @pytest.mark.parametrize("labels", [{}, {WAIT_LABEL: "another-wait"}])
 async def test_job_with_the_name_but_without_the_label_fails_the_task_and_keeps_running(
-    fake: FakeDataflow, runs: Runs, labels: dict[str, str]
+    fake: FakeDataflow, runs: Runs, labels: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(DataflowLaunchTrigger, "launch_timings", LaunchTimings(labels_within=0.3))
     attempt = new_attempt()
     foreign = fake.create(job_name("load_orders", attempt.wait_id), "my-project", "europe-west1", labels, {})
     foreign.move("RUNNING")
@@ -205,17 +207,91 @@ async def test_job_with_the_name_but_without_the_label_fails_the_task_and_keeps_
     assert fake.trouble.calls["LaunchFlexTemplate"] == 0
 
 
-async def test_job_returned_without_labels_is_read_again(fake: FakeDataflow, runs: Runs) -> None:
+async def test_running_job_returned_without_labels_is_read_again(fake: FakeDataflow, runs: Runs) -> None:
     attempt = new_attempt()
     name = job_name("load_orders", attempt.wait_id)
     ours = fake.create(name, "my-project", "europe-west1", {}, {})
-    ours.steps.clear()
+    ours.move("RUNNING")
     run = launch(runs, attempt=attempt)
     await eventually(lambda: fake.trouble.calls["GetJob"] > 1, "a second look")
     ours.labels[WAIT_LABEL] = attempt.wait_id
+    assert not run.task.done()
     ours.move("DONE")
     assert isinstance(await run.outcome(), Success)
     assert fake.trouble.calls["LaunchFlexTemplate"] == 0
+
+
+async def test_job_that_does_not_run_yet_is_adopted_by_its_name_although_its_labels_are_late(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", label_lag=3600)
+    fake.trouble.lose_replies("LaunchFlexTemplate", code="UNAVAILABLE")
+    run = launch(runs)
+    job = await eventually(lambda: fake.jobs("load"), "the job")
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 3, "the job to be watched")
+    fake.move("load", "DONE")
+    outcome = await run.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["id"] == job[0].id
+    assert [job.stops_asked for job in fake.jobs()] == [[]]
+
+
+async def test_reason_of_a_launcher_that_failed_before_the_job_had_labels_is_the_jobs_own(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", Step("FAILED", message="image not found"), label_lag=3600)
+    fake.trouble.lose_replies("LaunchFlexTemplate", code="UNAVAILABLE")
+    assert await launch(runs).outcome() == Failure(f"the job {fake.job('load').id} failed: image not found")
+
+
+async def test_job_that_is_found_late_after_its_launch_neither_fails_the_task_nor_is_stopped(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", RUNNING)
+    fake.list_lag = fake.get_lag = 3600
+    run = launch(runs, expected_state="running")
+    await eventually(lambda: fake.trouble.calls["GetJob"] > 3, "reads that do not find the job")
+    fake.list_lag = fake.get_lag = 0
+    assert isinstance(await run.outcome(), Success)
+    assert len(fake.jobs()) == 1
+    assert fake.job("load").stops_asked == []
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "ABORTED"])
+async def test_launch_with_an_error_of_dataflow_itself_is_bounded(
+    fake: FakeDataflow, runs: Runs, code: str
+) -> None:
+    fake.trouble.fail("LaunchFlexTemplate", code, "bad template", times=None)
+    outcome = await launch(runs).outcome()
+    assert isinstance(outcome, Failure)
+    assert "launch_timeout (0.3 s)" in outcome.reason
+    assert "bad template" in outcome.reason
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+async def test_launch_during_an_outage_is_retried_until_the_deadline(
+    fake: FakeDataflow, runs: Runs, code: str
+) -> None:
+    fake.trouble.fail("LaunchFlexTemplate", code, times=None)
+    run = launch(runs)
+    await eventually(lambda: fake.trouble.calls["LaunchFlexTemplate"] > 6, "more launches than in 0.3 s")
+    assert not run.task.done()
+    fake.trouble.mend()
+    assert isinstance(await run.outcome(), Success)
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED"])
+async def test_job_of_a_lost_launch_is_not_cancelled_because_the_repeated_launch_is_refused(
+    fake: FakeDataflow, runs: Runs, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataflowLaunchTrigger, "launch_timings", LaunchTimings(first_pause=0.05))
+    fake.script("load", RUNNING, list_lag=0.5)
+    fake.trouble.lose_replies("LaunchFlexTemplate", code="UNAVAILABLE")
+    run = launch(runs, expected_state="running")
+    await eventually(lambda: fake.jobs("load"), "the job")
+    fake.trouble.fail("LaunchFlexTemplate", code, times=None)
+    assert isinstance(await run.outcome(), Success)
+    assert [job.stops_asked for job in fake.jobs()] == [[]]
 
 
 async def test_retry_stops_the_superseded_job_before_it_launches_its_own(
@@ -300,6 +376,7 @@ async def test_kill_stops_the_job_that_replaced_the_first_one(fake: FakeDataflow
     assert fake.job(replacement).stops_asked == ["cancel"]
 
 
+@pytest.mark.usefixtures("final_soon")
 async def test_attempt_without_a_launch_neither_searches_for_a_job_nor_delays_a_retry(
     fake: FakeDataflow, runs: Runs
 ) -> None:
@@ -312,14 +389,32 @@ async def test_attempt_without_a_launch_neither_searches_for_a_job_nor_delays_a_
     assert (await first.wait()).cancel == "done"
 
 
-async def test_deleted_job_does_not_delay_a_retry(fake: FakeDataflow, runs: Runs) -> None:
+async def test_deleted_job_does_not_delay_a_retry_for_more_than_some_minutes(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    runs.inbox.cancellations = Cancellations(runs.inbox.database, runs.inbox.owner, lease=0.05)
     fake.script("load", RUNNING)
     first = launch(runs)
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the first job to be watched")
     await first.kill_process()
-    fake.trouble.fail("GetJob", "NOT_FOUND")
+    fake.trouble.fail("GetJob", "NOT_FOUND", times=None)
     second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    await eventually(lambda: len(fake.jobs()) == 2, "the second job")
+    fake.trouble.mend()
     assert isinstance(await second.outcome(), Success)
+
+
+async def test_running_job_is_stopped_although_dataflow_did_not_find_it_at_first(
+    fake: FakeDataflow, runs: Runs
+) -> None:
+    fake.script("load", RUNNING)
+    run = launch(runs)
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
+    await run.kill_process()
+    fake.trouble.fail("GetJob", "NOT_FOUND")
+    await runs.inbox.waits.kill([run.attempt.wait_id])
+    await cancel_due_work(runs.inbox)
+    assert fake.job("load").stops_asked == ["cancel"]
 
 
 async def test_kill_before_any_launch_makes_no_call(fake: FakeDataflow, runs: Runs) -> None:
@@ -430,10 +525,14 @@ async def test_retry_waits_for_the_stream_that_the_deadline_left_running(
 async def test_refused_read_neither_fails_the_task_nor_stops_the_job(
     fake: FakeDataflow, runs: Runs, method: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fake.script("load", RUNNING, Step("RUNNING", after=0.3), Step("DONE", after=0.3))
+    fake.script("load", RUNNING)
     run = launch(runs, expected_state="done")
     await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
     fake.trouble.fail(method, code, times=2)
+    if method == "ListJobs":
+        lists = fake.trouble.calls[method]
+        await eventually(lambda: fake.trouble.calls[method] > lists + 1, "the refused lists")
+    fake.move("load", "DONE")
     assert isinstance(await run.outcome(), Success)
     assert fake.job("load").stops_asked == []
     assert len(fake.jobs()) == 1
@@ -462,6 +561,78 @@ async def test_retry_adopts_the_job_that_its_predecessor_could_not_read(
     assert outcome.value["id"] == fake.job("load").id
     assert len(fake.jobs()) == 1
     assert fake.job("load").stops_asked == []
+
+
+async def failed_while_its_job_runs(fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return an attempt that failed because of a bug, while its job runs."""
+    fake.script("load", RUNNING)
+    run = launch(runs)
+    await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
+    await run.kill_process()
+    with monkeypatch.context() as broken:
+        broken.delattr(follow, "interpret_state")
+        assert isinstance(await launch(runs, attempt=run.attempt).outcome(), Failure)
+    return run
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED", "NOT_FOUND"])
+async def test_retry_that_cannot_read_the_job_of_its_predecessor_adopts_it(
+    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    first = await failed_while_its_job_runs(fake, runs, monkeypatch)
+    fake.trouble.fail("GetJob", code, times=3)
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    outcome = await second.outcome()
+    assert isinstance(outcome, Success)
+    assert outcome.value["id"] == fake.job("load").id
+    assert [job.stops_asked for job in fake.jobs()] == [[]]
+
+
+async def test_killed_retry_stops_the_job_that_it_adopted_without_reading_it(
+    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await failed_while_its_job_runs(fake, runs, monkeypatch)
+    fake.trouble.fail("GetJob", "PERMISSION_DENIED", times=None)
+    reads = fake.trouble.calls["GetJob"]
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt))
+    await eventually(lambda: fake.trouble.calls["GetJob"] > reads, "a refused read")
+    while (await second.wait()).launched_at is None:
+        await asyncio.sleep(0.01)
+    await second.kill_process()
+    fake.trouble.mend()
+    await runs.inbox.waits.kill([second.attempt.wait_id])
+    await cancel_due_work(runs.inbox)
+    assert [job.stops_asked for job in fake.jobs()] == [["cancel"]]
+
+
+async def test_retry_launches_a_job_if_the_job_of_its_predecessor_is_gone(
+    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await failed_while_its_job_runs(fake, runs, monkeypatch)
+    fake.trouble.fail("GetJob", "NOT_FOUND", times=None)
+    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
+    await eventually(lambda: len(fake.jobs()) == 2, "the second job")
+    fake.trouble.mend()
+    assert isinstance(await second.outcome(), Success)
+
+
+@pytest.mark.usefixtures("final_soon")
+async def test_job_that_is_not_found_for_minutes_is_gone(fake: FakeDataflow, runs: Runs) -> None:
+    fake.script("load", RUNNING, list_lag=3600)
+    fake.trouble.fail("GetJob", "NOT_FOUND", times=None)
+    outcome = await launch(runs).outcome()
+    assert isinstance(outcome, Failure)
+    assert outcome.retryable
+    assert f"the job {fake.job('load').id} does not exist any more" in outcome.reason
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED", "NOT_FOUND"])
+async def test_single_refused_list_before_the_launch_does_not_fail_the_task(
+    fake: FakeDataflow, runs: Runs, code: str
+) -> None:
+    fake.trouble.fail("ListJobs", code)
+    assert isinstance(await launch(runs).outcome(), Success)
+    assert len(fake.jobs()) == 1
 
 
 async def test_failed_job_is_not_stopped(fake: FakeDataflow, runs: Runs) -> None:

@@ -1,106 +1,141 @@
-"""Google credentials are loaded; tested without Google and without the google provider."""
+"""Google credentials are loaded, with google-auth's own code against fake servers of Google."""
 
 from __future__ import annotations
 
-import json
-import threading
+import types
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
-from deferrable_ops.exceptions import ConfigurationError, DataflowRefused
-from deferrable_ops.upstreams.dataflow.credentials import describe_account, is_temporary, load_credentials
+from deferrable_ops.exceptions import (
+    ConfigurationError,
+    DataflowRefused,
+    DataflowUnavailable,
+    MissingCredentials,
+)
+from deferrable_ops.testing.google import EMAIL, INVALID_GRANT, PERMISSION_DENIED, FakeGoogle, fake_google
+from deferrable_ops.upstreams.dataflow.credentials import describe_account, is_refusal, load_credentials
+
+AWAY = 0
+TARGET = ("loader@my-project.iam.gserviceaccount.com",)
 
 
-class TokenService:
-    """A fake of Google's token service, which returns or refuses tokens."""
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let google-auth repeat its requests at once."""
+    import google.auth._exponential_backoff
 
-    def __init__(self) -> None:
-        self.answer: tuple[int, dict[str, Any]] = (200, {"access_token": "a token", "expires_in": 3600})
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                status, body = service.answer
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                self.wfile.write(json.dumps(body).encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/token"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+    without_sleep = types.SimpleNamespace(sleep=lambda _seconds: None)
+    monkeypatch.setattr(google.auth._exponential_backoff, "time", without_sleep)
 
 
 @pytest.fixture
-def tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenService]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    service = TokenService()
-    yield service
-    service.stop()
+def google(tmp_path: Path) -> Iterator[FakeGoogle]:
+    """The machine has the key of a service account."""
+    with fake_google(tmp_path) as fake:
+        yield fake
 
 
 @pytest.fixture
-def key_file(tmp_path: Path, tokens: TokenService, monkeypatch: pytest.MonkeyPatch) -> Path:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file = tmp_path / "key.json"
-    account = {
-        "type": "service_account",
-        "project_id": "p",
-        "private_key_id": "1",
-        "private_key": key.decode(),
-        "client_email": "etl@p.iam.gserviceaccount.com",
-        "token_uri": tokens.url,
-    }
-    file.write_text(json.dumps(account))
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-    return file
+def machine(tmp_path: Path) -> Iterator[FakeGoogle]:
+    """The machine has a metadata server."""
+    with fake_google(tmp_path, "metadata") as fake:
+        yield fake
 
 
-@pytest.mark.usefixtures("key_file")
-def test_application_default_credentials_are_loaded_and_a_token_is_fetched() -> None:
+def test_application_default_credentials_are_loaded_and_a_token_is_fetched(google: FakeGoogle) -> None:
     credentials: Any = load_credentials(None, ())
-    assert credentials.service_account_email == "etl@p.iam.gserviceaccount.com"
+    assert credentials.service_account_email == EMAIL
     assert credentials.scopes == ("https://www.googleapis.com/auth/cloud-platform",)
+    assert google.calls["token"] == 1
 
 
-@pytest.mark.usefixtures("key_file")
-def test_revoked_credentials_are_refused_for_good(tokens: TokenService) -> None:
-    tokens.answer = (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
+def test_account_is_impersonated(google: FakeGoogle) -> None:
+    credentials: Any = load_credentials(None, TARGET)
+    assert google.accepts(credentials.token)
+    assert (google.calls["token"], google.calls["iam"]) == (1, 1)
+
+
+def test_credentials_of_the_metadata_server_are_loaded(machine: FakeGoogle) -> None:
+    assert machine.accepts(load_credentials(None, ()).token)
+
+
+def test_revoked_key_is_refused(google: FakeGoogle) -> None:
+    google.revoke()
     with pytest.raises(
         DataflowRefused, match=r"application default credentials.*Invalid JWT Signature.*replace"
     ):
         load_credentials(None, ())
 
 
-@pytest.mark.usefixtures("key_file")
-def test_credentials_are_accepted_while_the_network_is_down(tokens: TokenService) -> None:
-    tokens.server.server_close()
-    assert load_credentials(None, ()) is not None
+def test_missing_permission_to_impersonate_is_refused(google: FakeGoogle) -> None:
+    google.fail("iam", 403, PERMISSION_DENIED)
+    with pytest.raises(DataflowRefused, match=r"getAccessToken.*serviceAccountTokenCreator"):
+        load_credentials(None, TARGET)
+
+
+@pytest.mark.parametrize(
+    "server, status, body",
+    [
+        ("iam", 502, ""),
+        ("iam", 500, '{"error": {"code": 500, "message": "internal", "status": "INTERNAL"}}'),
+        ("iam", 503, '{"error": {"code": 503, "message": "try again", "status": "UNAVAILABLE"}}'),
+        ("iam", 429, '{"error": {"code": 429, "message": "quota", "status": "RESOURCE_EXHAUSTED"}}'),
+        # The page of a proxy has no reason.
+        ("iam", 403, ""),
+        ("iam", 200, "{}"),
+        ("iam", AWAY, ""),
+        ("token", 502, ""),
+        ("token", 403, ""),
+        ("token", AWAY, ""),
+    ],
+)
+def test_other_errors_of_the_servers_are_no_refusal(
+    google: FakeGoogle, server: Any, status: int, body: str
+) -> None:
+    google.fail(server, status, body, times=None)
+    with pytest.raises(DataflowUnavailable, match="Google issued no token for"):
+        load_credentials(None, TARGET)
+    google.mend()
+    assert google.accepts(load_credentials(None, TARGET).token)
+
+
+@pytest.mark.parametrize("status", [AWAY, 404, 500, 503])
+def test_metadata_server_that_fails_after_it_was_found_is_no_refusal(
+    machine: FakeGoogle, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from google.auth.compute_engine import _metadata
+
+    monkeypatch.setattr(_metadata, "is_on_gce", lambda request: True)
+    machine.fail("metadata", status, times=None)
+    with pytest.raises(DataflowUnavailable, match="Google issued no token"):
+        load_credentials(None, ())
+    machine.mend()
+    assert machine.accepts(load_credentials(None, ()).token)
+
+
+def test_metadata_server_that_does_not_answer_yet_is_a_missing_credential(machine: FakeGoogle) -> None:
+    machine.fail("metadata", AWAY, times=None)
+    with pytest.raises(MissingCredentials, match="no application default credentials"):
+        load_credentials(None, ())
 
 
 def test_error_for_missing_credentials_names_the_ways_to_provide_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
-    with pytest.raises(ConfigurationError, match=r"GOOGLE_APPLICATION_CREDENTIALS.*gcp_conn_id"):
+    with pytest.raises(ConfigurationError, match=r"GOOGLE_APPLICATION_CREDENTIALS.*gcp_conn_id") as missing:
+        load_credentials(None, ())
+    assert not isinstance(missing.value, MissingCredentials), "a missing file does not appear by itself"
+
+
+def test_malformed_key_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "key.json"
+    file.write_text('{"type": "service_account", "private_key": "x"}')
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    with pytest.raises(ConfigurationError, match=r"key\.json"):
         load_credentials(None, ())
 
 
@@ -116,21 +151,10 @@ def test_account_is_described_in_words() -> None:
     )
 
 
-def raised_from(error: Exception, cause: Exception) -> Exception:
-    error.__cause__ = cause
-    return error
+def test_refusals_of_workload_identity_federation_are_recognized() -> None:
+    from google.auth.exceptions import OAuthError
 
-
-def test_outage_of_iam_or_of_the_metadata_server_is_no_refusal() -> None:
-    """google-auth marks neither as retryable."""
-    from google.auth.exceptions import RefreshError, TransportError
-
-    unavailable = '{"error": {"code": 503, "message": "try again", "status": "UNAVAILABLE"}}'
-    denied = '{"error": {"code": 403, "message": "no permission", "status": "PERMISSION_DENIED"}}'
-    assert is_temporary(TransportError("the metadata server does not answer"))
-    assert is_temporary(raised_from(RefreshError("no answer"), TransportError("no answer")))
-    assert is_temporary(RefreshError("Unable to acquire impersonated credentials", unavailable))
-    assert is_temporary(RefreshError("Unable to acquire impersonated credentials. status code: 500"))
-    assert is_temporary(RefreshError("server_error", retryable=True))
-    assert not is_temporary(RefreshError("Unable to acquire impersonated credentials", denied))
-    assert not is_temporary(RefreshError("invalid_grant: account not found"))
+    assert is_refusal(
+        OAuthError("Error code invalid_grant: The given credential is rejected.", INVALID_GRANT)
+    )
+    assert not is_refusal(OAuthError("Error code temporarily_unavailable", "{}"))

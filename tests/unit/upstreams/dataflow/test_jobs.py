@@ -10,11 +10,14 @@ from google.cloud import dataflow_v1beta3 as api
 
 from deferrable_ops.upstreams.dataflow.jobs import (
     DRAINED,
+    MAX_MESSAGES,
     PAUSED,
     RUNNING,
+    DataflowTarget,
     Job,
     JobMessage,
     MessageCursor,
+    MessageList,
     job_from_api,
     message_from_api,
     state_name,
@@ -26,6 +29,10 @@ def message(seconds: float, text: str = "said") -> JobMessage:
     said = api.JobMessage(id="1", message_text=text, message_importance=3)
     api.JobMessage.pb(said).time.FromNanoseconds(int(seconds * 1_000_000) * 1_000)
     return message_from_api(api.JobMessage.pb(said))
+
+
+def found(*messages: JobMessage, left_out: int = 0) -> MessageList:
+    return MessageList(messages, left_out)
 
 
 def test_state_numbers_are_those_of_the_api() -> None:
@@ -87,30 +94,67 @@ def test_times_sort_as_strings() -> None:
 
 def test_the_cursor_skips_what_was_read() -> None:
     read = [message(100, "a"), message(100, "b")]
-    cursor = MessageCursor("").after(read)
-    assert cursor.unread([*read, new := message(100, "c")]) == (new,)
+    cursor = MessageCursor("").after(found(*read))
+    assert cursor.unread(found(*read, new := message(100, "c"))) == found(new)
 
 
 def test_cursor_includes_late_messages() -> None:
-    cursor = MessageCursor("").after([message(100, "prompt")])
+    cursor = MessageCursor("").after(found(message(100, "prompt")))
     late = message(95, "late")
     assert cursor.time <= late.time
-    assert cursor.unread([late, message(100, "prompt")]) == (late,)
+    assert cursor.unread(found(late, message(100, "prompt"))) == found(late)
 
 
 def test_cursor_does_not_grow_with_the_number_of_messages() -> None:
     said = [message(100 + number / 1000, str(number)) for number in range(1_000)]
-    cursor = MessageCursor("").after(said)
+    cursor = MessageCursor("").after(found(*said))
     assert len(cursor.ids) == 200
-    assert cursor.unread([one for one in said if one.time >= cursor.time]) == ()
+    assert cursor.unread(found(*(one for one in said if one.time >= cursor.time))) == found()
+
+
+def test_messages_that_were_left_out_are_counted_once() -> None:
+    said = [message(100 + number / 1_000_000, str(number)) for number in range(1_000)]
+    first = found(*said[-MAX_MESSAGES:], left_out=1_000 - MAX_MESSAGES)
+    assert MessageCursor("").unread(first) == first
+    cursor = MessageCursor("").after(first)
+    again = [one for one in said if one.time >= cursor.time]
+    assert len(again) < MAX_MESSAGES
+    assert cursor.unread(found(*again)) == found()
+
+
+def test_messages_that_were_read_and_left_out_later_are_not_counted() -> None:
+    read = [message(100, "a"), message(100, "b")]
+    cursor = MessageCursor("").after(found(*read))
+    new = [message(101, str(number)) for number in range(MAX_MESSAGES)]
+    assert cursor.unread(found(*new, left_out=5)) == found(*new, left_out=3)
+
+
+def test_the_cursor_after_the_last_nanosecond_of_a_second_is_the_next_second() -> None:
+    last = api.JobMessage(id="1", message_text="x")
+    api.JobMessage.pb(last).time.FromNanoseconds(59_999_999_999)
+    cursor = MessageCursor("").after(found(message_from_api(api.JobMessage.pb(last)), left_out=1))
+    assert cursor.time == "1970-01-01T00:01:00.000000000Z"
 
 
 def test_the_cursor_never_goes_back() -> None:
-    cursor = MessageCursor("").after([message(100, "a")])
-    assert cursor.after([message(100, "a")]).time == cursor.time
-    assert cursor.after([]) is cursor
+    cursor = MessageCursor("").after(found(message(100, "a")))
+    assert cursor.after(found(message(100, "a"))).time == cursor.time
+    assert cursor.after(found()) is cursor
 
 
 def test_the_cursor_survives_being_stored() -> None:
-    cursor = MessageCursor("").after([message(100, "a")])
+    cursor = MessageCursor("").after(found(message(100, "a")))
     assert MessageCursor.from_json(json.loads(json.dumps(cursor.as_json()))) == cursor
+
+
+def test_outages_of_different_accounts_have_different_names() -> None:
+    targets = [
+        DataflowTarget("p", "r"),
+        DataflowTarget("p", "r", "my_gcp"),
+        DataflowTarget("p", "r", "my_gcp", ("a@p", "b@p")),
+    ]
+    assert [target.source for target in targets] == [
+        "Dataflow (p, r)",
+        "Dataflow (p, r, connection my_gcp)",
+        "Dataflow (p, r, connection my_gcp, as b@p)",
+    ]
