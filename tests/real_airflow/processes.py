@@ -133,7 +133,7 @@ class Component:
             # A main thread is a zombie before the others have ended, and until then the process counts as running.
             lambda: not self.running and not any(map(_lives, processes)),
             f"the {self.name} to be dead",
-            timeout=10,
+            timeout=60,
             every=0.02,
         )
 
