@@ -31,6 +31,12 @@ REPORT_LASTS: Final = 120.0
 FIRST_LINE_AFTER: Final = 30.0
 _LONGEST_INTERVAL: Final = 3600.0
 _TICK: Final = 5.0
+
+# An outage may begin for thousands of tasks at the same moment. The parent process of a triggerer reads a few hundred
+# log lines a second, and the event loop must run other triggers meanwhile.
+_LINES_PER_TURN: Final = 50
+_TURN_PAUSE: Final = 0.25
+
 _ENDED_PER_SOURCE: Final = 100
 
 
@@ -78,9 +84,12 @@ class Follower:
     def __exit__(self, *_: object) -> None:
         self._outages.remove(self)
 
-    def write_due_lines(self, active: dict[str, Outage], now: float) -> None:
-        """For each outage, write a line to the task's log if the time of the next line has come."""
-        lines = self.lines or {}
+    def write_due_lines(self, active: dict[str, Outage], now: float) -> int:
+        """For each outage, write a line to the task's log if the time of the next line has come.
+
+        Return the number of lines that were written.
+        """
+        lines, written = self.lines or {}, 0
         for source, outage in active.items():
             if source not in self.sources and source not in _COMMON:
                 continue
@@ -92,6 +101,7 @@ class Follower:
             if now >= due:
                 text = "%s has been unreachable for %.0f s; retrying until the deadline: %s"
                 self._context.run(self._log.warning, text, source, now - start, outage.error)
+                written += 1
                 interval = min(2 * interval, _LONGEST_INTERVAL)
                 due = now + interval
             lines[source] = start, due, interval
@@ -99,7 +109,9 @@ class Follower:
             _, _, interval = lines.pop(source)
             if interval > FIRST_LINE_AFTER:
                 self._context.run(self._log.info, "%s can be reached again", source)
+                written += 1
         self.lines = lines or None
+        return written
 
     def describe(self, seconds: float) -> str | None:
         """Return a sentence about the system that was unreachable for longest; None if every system answered.
@@ -122,6 +134,8 @@ class Outages:
         # By source, the start and the end of each ended outage, and its last error.
         self._ended: dict[str, deque[tuple[float, float, str]]] = {}
         self._followers: WeakKeyDictionary[asyncio.AbstractEventLoop, set[Follower]] = WeakKeyDictionary()
+        # The followers that have not had their turn yet.
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Follower]] = WeakKeyDictionary()
         self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.TimerHandle] = WeakKeyDictionary()
 
     def failed(self, source: str, error: str, *, lasts: float = float("inf")) -> None:
@@ -188,7 +202,7 @@ class Outages:
         loop = asyncio.get_running_loop()
         self._followers.setdefault(loop, set()).add(follower)
         if loop not in self._timers:
-            self._set_timer(loop)
+            self._set_timer(loop, _TICK)
 
     def remove(self, follower: Follower) -> None:
         """Stop writing outages to the log of a follower's task."""
@@ -197,21 +211,35 @@ class Outages:
         followers.discard(follower)
         if not followers:
             self._timers.pop(loop).cancel()
+            self._turns.pop(loop, None)
 
-    def write_due_lines(self) -> None:
-        """Call :meth:`Follower.write_due_lines` for each follower of the running event loop."""
+    def write_due_lines(self) -> bool:
+        """Call :meth:`Follower.write_due_lines` for the followers of the running event loop, one after the other, until
+        some tens of lines are written. Return whether the next call must go on with followers that are left.
+        """
+        loop = asyncio.get_running_loop()
         now, active = self._clock(), {outage.source: outage for outage in self.active()}
-        for follower in list(self._followers.get(asyncio.get_running_loop(), ())):
-            if active or follower.lines:
-                follower.write_due_lines(active, now)
+        followers = self._followers.get(loop, set())
+        left = self._turns.get(loop) or list(followers)
+        self._turns[loop] = left
+        written = 0
+        while left and written < _LINES_PER_TURN:
+            follower = left.pop()
+            if follower in followers and (active or follower.lines):
+                written += follower.write_due_lines(active, now)
+        return bool(left)
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         # The context is empty, because the timer outlives the trigger that sets it.
-        self._timers[loop] = loop.call_later(_TICK, self._tick, loop, context=Context())
+        self._timers[loop] = loop.call_later(seconds, self._tick, loop, context=Context())
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._set_timer(loop)
-        self.write_due_lines()
+        pause = _TICK
+        try:
+            if self.write_due_lines():
+                pause = _TURN_PAUSE
+        finally:
+            self._set_timer(loop, pause)
 
     def _end_silent(self, now: float) -> None:
         for source in [source for source, outage in self._active.items() if outage.until < now]:

@@ -120,7 +120,7 @@ class RealAirflow:
 
         :param logical_date: default now.
         """
-        wait_until(lambda: self._knows(dag_id), f"the dag-processor to have parsed {dag_id}")
+        wait_until(lambda: self._knows(dag_id), f"the dag-processor to have parsed {dag_id}", timeout=240)
         date = (logical_date or datetime.now(UTC)).isoformat()
         answer = self.client.post(f"/dags/{dag_id}/dagRuns", {"logical_date": date, "conf": dict(conf or {})})
         return Run(self.client, dag_id, answer["dag_run_id"])
@@ -182,7 +182,7 @@ class RealAirflow:
             component.start(extra_environment)
         for component in components:
             ready = functools.partial(self._is_ready, component, jobs_before)
-            wait_until(ready, f"the {component.name} to be ready", timeout=120, every=0.3)
+            wait_until(ready, f"the {component.name} to be ready", timeout=240, every=0.3)
 
     def _is_ready(self, component: Component, jobs_before: Mapping[str, int]) -> bool:
         assert component.running, f"the {component.name} ended by itself:\n{component.tail()}"

@@ -24,6 +24,13 @@ QUICK = {
     "AIRFLOW__API__WORKERS": "1",
 }
 
+# For loads of thousands of tasks: a component that is late is not dead.
+PATIENT = {
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "300",
+    "AIRFLOW__TRIGGERER__RUNNER_HEALTH_CHECK_THRESHOLD": "300",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "300",
+}
+
 
 def environment(
     home: Path, port: int, dag_folders: Sequence[Path], database: Database, extra: Mapping[str, str]

@@ -25,7 +25,8 @@ class Component:
     :param environment: the whole environment; `start` may add to it.
     :param folder: where it runs and where its output goes.
 
-    `altered` tells that it was paused, or started with an environment of its own.
+    `altered` tells that it was paused, or started with an environment of its own. `prefix` is a command that starts it,
+    for example `ip netns exec NAME`, and that must replace itself by it.
     """
 
     def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], folder: Path) -> None:
@@ -36,6 +37,7 @@ class Component:
         self._folder = folder
         self._process: psutil.Popen | None = None
         self.altered = False
+        self.prefix: list[str] = []
 
     @property
     def running(self) -> bool:
@@ -57,7 +59,7 @@ class Component:
         self.altered = extra_environment is not None
         with self.output.open("ab") as output:
             self._process = psutil.Popen(
-                [AIRFLOW, *self._arguments],
+                [*self.prefix, AIRFLOW, *self._arguments],
                 env={**self._environment, **(extra_environment or {})},
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -105,6 +107,10 @@ class Component:
             if connection.laddr
         ]
 
+    def waits_in(self) -> dict[int, str]:
+        """Return the function of the kernel in which each of its processes waits, `0` for one that runs."""
+        return {process.pid: Path(f"/proc/{process.pid}/wchan").read_text() for process in self._tree()}
+
     def tail(self, lines: int = 20, width: int = 300) -> str:
         """Return the end of its output, with long lines cut."""
         if not self.output.exists():
@@ -127,7 +133,7 @@ class Component:
             # A main thread is a zombie before the others have ended, and until then the process counts as running.
             lambda: not self.running and not any(map(_lives, processes)),
             f"the {self.name} to be dead",
-            timeout=10,
+            timeout=60,
             every=0.02,
         )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+from contextlib import ExitStack
 from contextvars import ContextVar
 from itertools import pairwise
 
 import pytest
 
+from deferrable_ops import outages as module
 from deferrable_ops.outages import DEPLOYMENT, INBOX, Outages
 
 KAFKA = "Kafka (logs)"
@@ -95,6 +98,68 @@ async def test_only_the_waits_of_a_system_log_its_outage_and_all_log_one_of_the_
         outages.write_due_lines()
     logged = {(record.name, record.getMessage().split(" has ")[0]) for record in caplog.records}
     assert logged == {("kafka", KAFKA), ("kafka", INBOX), ("other", INBOX)}
+
+
+async def test_outage_of_thousands_of_waits_is_logged_by_all_but_a_few_at_a_time(
+    clock: Clock, outages: Outages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = 5_000
+    monkeypatch.setattr(module, "_TICK", 0.0)
+    monkeypatch.setattr(module, "_TURN_PAUSE", 0.0)
+    written: list[int] = []
+
+    class Log:
+        def __init__(self, number: int) -> None:
+            self._number = number
+
+        def warning(self, *_: object) -> None:
+            written.append(self._number)
+
+        info = warning
+
+    async def lines_of_each_iteration() -> list[int]:
+        counts = [0]
+        while sum(counts) < waits:
+            before = len(written)
+            await asyncio.sleep(0)
+            counts.append(len(written) - before)
+        return counts
+
+    with ExitStack() as all_waits:
+        for number in range(waits):
+            all_waits.enter_context(outages.follow((KAFKA,), Log(number)))
+        outages.failed(KAFKA, DOWN)
+        clock.now += 31
+        async with asyncio.timeout(60):
+            counts = await lines_of_each_iteration()
+            assert sorted(written) == list(range(waits))
+            written.clear()
+            outages.recovered(KAFKA)
+            counts += await lines_of_each_iteration()
+            assert sorted(written) == list(range(waits))
+    assert max(counts) <= 50
+
+
+async def test_wait_that_ends_before_its_turn_writes_nothing(
+    clock: Clock, outages: Outages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_LINES_PER_TURN", 1)
+    followers = {
+        f"task {number}": outages.follow((KAFKA,), logging.getLogger(f"task {number}")) for number in range(3)
+    }
+    for follower in followers.values():
+        outages.add(follower)
+    outages.failed(KAFKA, DOWN)
+    clock.now += 31
+    assert outages.write_due_lines()
+    [first] = caplog.records
+    ended, left = followers.keys() - {first.name}
+    outages.remove(followers.pop(ended))
+    while outages.write_due_lines():
+        pass
+    assert [record.name for record in caplog.records] == [first.name, left]
+    for follower in followers.values():
+        outages.remove(follower)
 
 
 async def test_lines_are_written_in_the_context_of_the_trigger(clock: Clock, outages: Outages) -> None:

@@ -7,8 +7,9 @@ child process with a blocking call. If the sockets in both directions are full, 
 the log lines of this library would not help.
 
 :func:`install` replaces the file descriptors of the log, of stdout and of stderr by pipes. A thread copies whole lines
-from the pipes to the original sockets. This thread never blocks, and the lines that it keeps in memory are limited. If
-the parent process reads nothing for a long time, further log lines are dropped and counted.
+from the pipes to the original sockets. This thread never blocks. The number of lines that it keeps in memory is
+limited, and so are their bytes. If the parent process reads nothing for a long time, further log lines are dropped and
+counted.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from deferrable_ops import settings
 
 log = logging.getLogger(__name__)
 
-_MAX_BUFFERED: Final = 16 * 1024 * 1024
+_MAX_LINES: Final = 50_000
+_MAX_BYTES: Final = 16 * 1024 * 1024
 _BATCH: Final = 4096
 """At most this many bytes are sent at once, unless one line is longer. The parent process reads as many at once."""
 _READ: Final = 65536
@@ -60,19 +62,26 @@ class LogPipe:
 
     :param descriptor: the file descriptor that is replaced by the pipe; it must be a stream socket.
     :param as_json: whether each line is a JSON log line of Airflow.
-    :param max_buffered: the maximum number of bytes of log lines in memory; further lines are dropped.
+    :param max_lines: the maximum number of log lines in memory; further lines are dropped. Each line costs time in the
+        parent process, and memory beyond its bytes.
+    :param max_bytes: the maximum number of bytes of all lines in memory together, and of one line.
     """
 
-    def __init__(self, descriptor: int, *, as_json: bool, max_buffered: int = _MAX_BUFFERED) -> None:
+    def __init__(
+        self, descriptor: int, *, as_json: bool, max_lines: int = _MAX_LINES, max_bytes: int = _MAX_BYTES
+    ) -> None:
         self._as_json = as_json
-        self._max_buffered = max_buffered
+        self._max_lines = max_lines
+        self._max_bytes = max_bytes
         self._target = socket.socket(fileno=os.dup(descriptor))
         self._source, written = socket.socketpair()
         os.dup2(written.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
         written.close()
         self._lines: deque[bytes] = deque()
         self._buffered = 0
+        # The beginning of a line whose end is not read yet. If it is too long, the rest of the line is skipped.
         self._rest = b""
+        self._skips_line = False
         self._unsent = b""
         self._dropped = 0
         threading.Thread(target=self._run, name="deferrable-ops log", daemon=True).start()
@@ -104,12 +113,21 @@ class LogPipe:
     def _take(self) -> None:
         data = self._source.recv(_READ)
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if lines and self._skips_line:
+            del lines[0]
+            self._skips_line = False
         for line in lines:
-            if self._buffered + len(line) > self._max_buffered:
+            if len(self._lines) >= self._max_lines or self._buffered + len(line) >= self._max_bytes:
                 self._dropped += 1
             else:
                 self._lines.append(line + b"\n")
                 self._buffered += len(line) + 1
+        if self._skips_line:
+            self._rest = b""
+        elif len(self._rest) >= self._max_bytes:
+            self._dropped += 1
+            self._skips_line = True
+            self._rest = b""
 
     def _send(self) -> None:
         """Send a batch of whole lines, or the rest of a batch that was sent only in part."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +17,11 @@ from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.schema import IS_WAITING
-from real_airflow import RealAirflow, Run, postgres_database, wait_until
+from real_airflow import Postgres, RealAirflow, Run, postgres_database, wait_until
 
 _IN_FLIGHT = 50
 """Callbacks that are sent at the same time."""
-_PATIENCE = 240.0
+PATIENCE = 240.0
 """Seconds in which all tasks must start, and in which all must end."""
 
 
@@ -47,25 +48,8 @@ def measure(setting: Setting) -> Iterable[Figure]:
     assert postgres.server is not None
     ready = setting.folder / "ready"
     ready.mkdir()
-    home = setting.folder / "airflow"
-    home.mkdir()
-    airflow = RealAirflow(
-        home,
-        postgres_database(postgres.server),
-        [Path(__file__).parent / "dags"],
-        {
-            "AIRFLOW__TRIGGERER__CAPACITY": str(2 * dags * tasks),
-            "BURST_DAGS": str(dags),
-            "BURST_FOLDER": str(ready),
-            "BURST_TASKS": str(tasks),
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        },
-    )
-    try:
-        airflow.start()
-        rounds = [(_ours(airflow, dags, tasks), _bare(airflow, dags, tasks, ready)) for _ in setting.rounds()]
-    finally:
-        airflow.stop()
+    with burst_airflow(setting.folder, postgres.server, dags, tasks, {"BURST_FOLDER": str(ready)}) as airflow:
+        rounds = [(ours(airflow, dags, tasks), _bare(airflow, dags, tasks, ready)) for _ in setting.rounds()]
     count = f"{dags * tasks:,}"
     yield ratio(
         f"last of {count} ends",
@@ -92,16 +76,58 @@ def measure(setting: Setting) -> Iterable[Figure]:
     yield Figure(f"of {count}, ends on a worker", on_workers, target=0, unit="")
 
 
-def _ours(airflow: RealAirflow, dags: int, tasks: int) -> Ends:
+@contextmanager
+def burst_airflow(
+    folder: Path, server: Postgres, dags: int, tasks: int, environment: Mapping[str, str] | None = None
+) -> Iterator[RealAirflow]:
+    """Run an Airflow with the DAGs of the bench meanwhile.
+
+    :param folder: the folder in which AIRFLOW_HOME is created.
+    :param dags: the number of DAGs of each kind.
+    :param tasks: the number of tasks of each DAG.
+    """
+    home = folder / "airflow"
+    home.mkdir()
+    airflow = RealAirflow(
+        home,
+        postgres_database(server),
+        [Path(__file__).parent / "dags"],
+        {
+            "AIRFLOW__TRIGGERER__CAPACITY": str(2 * dags * tasks),
+            "BURST_DAGS": str(dags),
+            "BURST_TASKS": str(tasks),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **(environment or {}),
+        },
+    )
+    try:
+        airflow.start()
+        yield airflow
+    finally:
+        airflow.stop()
+
+
+def ours(airflow: RealAirflow, dags: int, tasks: int, patience: float = PATIENCE) -> Ends:
+    """Run the DAGs, call all their tasks back within 10 s, each with its own name, and wait until all have ended.
+
+    :param patience: seconds in which all tasks must start, and in which all must end.
+    """
     started = time.monotonic()
     runs = [airflow.trigger(f"ours_{n}") for n in range(dags)]
-    return asyncio.run(_call_back(airflow, runs, tasks, started))
+    return asyncio.run(_call_back(airflow, runs, tasks, started, patience))
 
 
-async def _call_back(airflow: RealAirflow, runs: list[Run], tasks: int, started: float) -> Ends:
+def payload(dag_id: str, task_id: str) -> dict[str, str]:
+    """Return what a task is called back with, which is its result."""
+    return {"n": f"{dag_id}.{task_id}"}
+
+
+async def _call_back(
+    airflow: RealAirflow, runs: list[Run], tasks: int, started: float, patience: float
+) -> Ends:
     inbox = await Inbox.open(airflow.inbox_url, retry_timeout=60)
     run_ids = {run.run_id for run in runs}
-    ends_at = time.monotonic() + _PATIENCE
+    ends_at = time.monotonic() + patience
     while True:
         waits = [wait for wait in await inbox.waits.find(IS_WAITING) if wait.attempt.run_id in run_ids]
         if len(waits) == len(runs) * tasks:
@@ -110,41 +136,44 @@ async def _call_back(airflow: RealAirflow, runs: list[Run], tasks: int, started:
             raise TimeoutError(f"{len(waits)} of {len(runs) * tasks} waits were registered")
         await asyncio.sleep(1)
     waiting_after = time.monotonic() - started
-    urls = [
-        f"{airflow.url}/deferrable-ops/callbacks/{await inbox.keys.token(wait.id, wait.key_id)}"
+    calls = [
+        (
+            f"{airflow.url}/deferrable-ops/callbacks/{await inbox.keys.token(wait.id, wait.key_id)}",
+            payload(wait.attempt.dag_id, wait.attempt.task_id),
+        )
         for wait in waits
     ]
     await inbox.close()
     slots = asyncio.Semaphore(_IN_FLIGHT)
     began = time.time()
 
-    async def call(http: httpx.AsyncClient, number: int, url: str) -> None:
-        await asyncio.sleep(began + SECONDS * number / len(urls) - time.time())
+    async def call(http: httpx.AsyncClient, number: int, url: str, body: dict[str, str]) -> None:
+        await asyncio.sleep(began + SECONDS * number / len(calls) - time.time())
         async with slots:
-            (await http.post(url, json={"n": number})).raise_for_status()
+            (await http.post(url, json=body)).raise_for_status()
 
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
-        await asyncio.gather(*(call(http, number, url) for number, url in enumerate(urls)))
-    return await asyncio.to_thread(_ends, runs, tasks, waiting_after, began)
+    async with httpx.AsyncClient(trust_env=False, timeout=patience) as http:
+        await asyncio.gather(*(call(http, number, *one) for number, one in enumerate(calls)))
+    return await asyncio.to_thread(_ends, runs, tasks, waiting_after, began, patience)
 
 
 def _bare(airflow: RealAirflow, dags: int, tasks: int, ready: Path) -> Ends:
     started = time.monotonic()
     runs = [airflow.trigger(f"bare_{n}") for n in range(dags)]
     wait_until(
-        lambda: len(list(ready.iterdir())) == dags * tasks, "all bare triggers to run", _PATIENCE, every=1
+        lambda: len(list(ready.iterdir())) == dags * tasks, "all bare triggers to run", PATIENCE, every=1
     )
     waiting_after = time.monotonic() - started
     (ready / "go").touch()
-    ends = _ends(runs, tasks, waiting_after, (ready / "go").stat().st_mtime)
+    ends = _ends(runs, tasks, waiting_after, (ready / "go").stat().st_mtime, PATIENCE)
     for file in ready.iterdir():
         file.unlink()
     return ends
 
 
-def _ends(runs: list[Run], tasks: int, waiting_after: float, began: float) -> Ends:
+def _ends(runs: list[Run], tasks: int, waiting_after: float, began: float, patience: float) -> Ends:
     for run in runs:
-        run.wait_for("success", timeout=_PATIENCE)
+        run.wait_for("success", timeout=patience)
     rows = [
         row
         for run in runs

@@ -12,7 +12,7 @@ from deferrable_ops.operators.webhook import WebhookSensor
 
 DAGS = int(os.environ["BURST_DAGS"])
 TASKS = int(os.environ["BURST_TASKS"])
-FOLDER = os.environ["BURST_FOLDER"]
+FOLDER = os.environ.get("BURST_FOLDER")
 
 
 class BareOperator(BaseOperator):
@@ -37,7 +37,8 @@ for n in range(DAGS):
         globals()[dag.dag_id] = dag
         for k in range(TASKS):
             WebhookSensor(task_id=f"task_{k}")
-    with DAG(f"bare_{n}", schedule=None, max_active_tasks=TASKS) as dag:
-        globals()[dag.dag_id] = dag
-        for k in range(TASKS):
-            BareOperator(task_id=f"task_{k}", moment=(n * TASKS + k) / (DAGS * TASKS))
+    if FOLDER is not None:
+        with DAG(f"bare_{n}", schedule=None, max_active_tasks=TASKS) as dag:
+            globals()[dag.dag_id] = dag
+            for k in range(TASKS):
+                BareOperator(task_id=f"task_{k}", moment=(n * TASKS + k) / (DAGS * TASKS))

@@ -63,15 +63,11 @@ def test_without_a_pipe_the_same_writer_blocks(sockets: tuple[socket.socket, int
     assert not writing.is_alive()
 
 
-def test_lines_above_the_memory_are_dropped_and_counted(
-    sockets: tuple[socket.socket, int],
-) -> None:
-    reader, descriptor = sockets
-    pipe = LogPipe(descriptor, as_json=True, max_buffered=400_000)
-    write_all(descriptor, 5_000)
+def read_kept_and_dropped(reader: socket.socket, count: int) -> tuple[list[int], int]:
+    """Read until so many lines have arrived, or were reported as dropped; return both."""
     reader.settimeout(30)
-    data, kept, dropped = b"", [], 0
-    while len(kept) + dropped < 5_000:
+    data, kept, dropped = b"", list[int](), 0
+    while len(kept) + dropped < count:
         data += reader.recv(65536)
         *lines, data = data.split(b"\n")
         for line in lines:
@@ -80,9 +76,43 @@ def test_lines_above_the_memory_are_dropped_and_counted(
                 dropped += int(text.split()[0].replace(",", ""))
             else:
                 kept.append(int(text))
-    assert dropped
+    return kept, dropped
+
+
+@pytest.mark.parametrize("limit", [{"max_bytes": 400_000}, {"max_lines": 500}], ids=str)
+def test_lines_above_a_limit_are_dropped_and_counted(
+    sockets: tuple[socket.socket, int], limit: dict[str, int]
+) -> None:
+    reader, descriptor = sockets
+    pipe = LogPipe(descriptor, as_json=True, **limit)
+    write_all(descriptor, 5_000)
+    kept, dropped = read_kept_and_dropped(reader, 5_000)
+    assert dropped > 2_000
     assert kept == sorted(set(kept))
     pipe.flush(1.0)
+
+
+def test_limit_counts_lines_however_short_they_are(sockets: tuple[socket.socket, int]) -> None:
+    reader, descriptor = sockets
+    LogPipe(descriptor, as_json=True, max_lines=500)
+    for number in range(50_000):
+        os.write(descriptor, b'{"event": "%d"}\n' % number)
+    kept, dropped = read_kept_and_dropped(reader, 50_000)
+    # The sockets before and behind the buffer hold lines as well, but not as many.
+    assert dropped > 20_000
+    assert kept == sorted(set(kept))
+
+
+def test_line_above_the_memory_is_dropped_before_it_ends_and_the_next_line_is_kept(
+    sockets: tuple[socket.socket, int],
+) -> None:
+    reader, descriptor = sockets
+    LogPipe(descriptor, as_json=True, max_bytes=100_000)
+    for _ in range(10):
+        os.write(descriptor, 50_000 * b"x")
+    assert read_kept_and_dropped(reader, 1) == ([], 1)
+    os.write(descriptor, b"the end\n" + LINE % 7)
+    assert read_kept_and_dropped(reader, 1) == ([7], 0)
 
 
 def test_reader_that_has_gone_away_blocks_nobody(sockets: tuple[socket.socket, int]) -> None:
