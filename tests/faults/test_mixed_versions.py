@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ DAG = """
 from airflow.sdk import DAG
 from deferrable_ops.operators.webhook import WebhookOperator
 
-with DAG("mixed", schedule=None):
+with DAG("mixed", schedule=None, max_active_runs=100):
     WebhookOperator(
         task_id="job",
         url="{{ dag_run.conf['service'] }}/job",
@@ -104,11 +104,14 @@ def restart(airflow: RealAirflow, component: Component, settings: dict[str, str]
     airflow.start_component(component, settings)
 
 
-def launch(airflow: RealAirflow, service: OutsideService, numbers: Iterable[int]) -> list[Run]:
+def launch(airflow: RealAirflow, service: OutsideService, numbers: range) -> list[Run]:
     """Trigger a run for each number, and return the runs once each launch is recorded."""
     runs = [airflow.trigger("mixed", {"service": service.url, "number": number}) for number in numbers]
+    service.wait_for_requests("/job", numbers.stop, timeout=300)
     for task in [run.task("job") for run in runs]:
-        wait_until(lambda task=task: "Launched" in task.log(), f"the launch of {task}", timeout=120)
+        wait_until(
+            lambda task=task: "Launched" in task.log(), f"the launch of {task}", timeout=120, every=0.5
+        )
     return runs
 
 

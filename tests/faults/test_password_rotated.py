@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.support.launched import Launched
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from real_airflow import Database, OutsideService, Postgres, RealAirflow, postgres_database, wait_until
 
@@ -27,7 +27,7 @@ class Inbox:
         self.file = file
         self._url = make_url(url)
         self._admin = create_engine(
-            self._url.set(drivername="postgresql+psycopg2"), isolation_level="AUTOCOMMIT"
+            self._url.set(drivername="postgresql+psycopg2"), isolation_level="AUTOCOMMIT", poolclass=NullPool
         )
         self._execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{OLD}'")
         self._execute(f"ALTER DATABASE {self._url.database} OWNER TO {ROLE}")
@@ -47,25 +47,18 @@ class Inbox:
         """Return how many logins the server has refused."""
         return self.server.log().count(REFUSED)
 
-    def remove(self) -> None:
-        """Give the role's name back."""
-        self._execute(f"ALTER DATABASE {self._url.database} OWNER TO CURRENT_USER")
-        self._execute(f"DROP ROLE {ROLE}")
-        self._admin.dispose()
-
     def _execute(self, statement: str) -> None:
         with self._admin.connect() as connection:
             connection.execute(text(statement))
 
 
 @pytest.fixture
-def inbox(postgres: Postgres, tmp_path: Path) -> Iterator[Inbox]:
-    """An inbox whose role must give its password."""
-    url = postgres.create_database("inbox", driver="asyncpg")
-    with postgres.password_required(ROLE):
-        inbox = Inbox(postgres, url, tmp_path / "inbox_url")
-        yield inbox
-    inbox.remove()
+def inbox(new_postgres: Callable[[dict[str, str]], Postgres], tmp_path: Path) -> Iterator[Inbox]:
+    """An inbox on a server of its own, whose role must give its password."""
+    server = new_postgres({"fsync": "off"})
+    url = server.create_database("inbox", driver="asyncpg")
+    with server.password_required(ROLE):
+        yield Inbox(server, url, tmp_path / "inbox_url")
 
 
 @pytest.fixture
@@ -90,6 +83,7 @@ def test_waits_go_on_and_no_callback_is_lost_after_the_password_is_rotated(
 ) -> None:
     waiting = [Launched.at(airflow, new_service().start()) for _ in range(WAITS)]
     for launched in waiting:
+        launched.service.wait_for_requests("/job", timeout=300)
         launched.wait_until_recorded()
     holding = new_service().start()
     release = holding.hold("/job")
@@ -116,6 +110,7 @@ def test_waits_go_on_and_no_callback_is_lost_after_the_password_is_rotated(
     assert waiting[0].task.xcom() == {"sent": "again"}
     waiting[0].assert_undisturbed(requests=1)
     launching.wait_until_recorded()
+    late.service.wait_for_requests("/job", timeout=120)
     late.wait_until_recorded()
     for launched in [*waiting[1:], launching, late]:
         launched.end(requests=1)
