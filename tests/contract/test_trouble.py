@@ -6,9 +6,7 @@ import asyncio
 import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -176,71 +174,27 @@ async def test_cancelled_reader_does_not_affect_others(inbox: Inbox) -> None:
         assert await inbox.waits.get(wait.id) == wait
 
 
-class RotatingRole:
-    """The URL of an inbox whose role must give its password, as ``inbox_url_cmd`` prints it."""
-
-    def __init__(self, url: str) -> None:
-        self.name = f"rotating_{uuid4().hex}"
-        self._url = make_url(url).set(username=self.name)
-        self._admin = create_async_engine(url)
-        self.url = self._with(SECRET)
-
-    async def create(self) -> None:
-        await self._execute(f"CREATE ROLE {self.name} LOGIN SUPERUSER PASSWORD '{SECRET}'")
-
-    async def rotate(self) -> None:
-        """Change the password and close all connections; :meth:`publish` changes the URL."""
-        await self._execute(f"ALTER ROLE {self.name} PASSWORD 'hunter3'")
-        await self._execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'"
-        )
-
-    def publish(self) -> None:
-        self.url = self._with("hunter3")
-
-    async def close(self) -> None:
-        await self._admin.dispose()
-
-    def _with(self, password: str) -> str:
-        return self._url.set(password=password).render_as_string(hide_password=False)
-
-    async def _execute(self, statement: str) -> None:
-        async with self._admin.begin() as connection:
-            await connection.execute(text(statement))
-
-
-@pytest.fixture
-async def role(postgres: Postgres) -> AsyncIterator[RotatingRole]:
-    role = RotatingRole(postgres.create_database("rotated", driver="asyncpg"))
-    await role.create()
-    with postgres.password_required(role.name):
-        yield role
-    await role.close()
-
-
-async def test_rotated_password_is_read_from_the_settings_again(role: RotatingRole) -> None:
+async def test_rotated_password_is_read_from_the_settings_again(postgres: Postgres) -> None:
     """``register`` and ``settle`` survive it, also where every connection is closed meanwhile."""
-    inbox = await Inbox.open(lambda: role.url, retry_timeout=RETRY_TIMEOUT)
-    wait = await register(inbox)
-    await role.rotate()
-    role.publish()
-    assert (await inbox.waits.settle(wait.id, Success(1))).state is WaitState.SUCCESS
-    assert (await register(inbox)).state is WaitState.WAITING
-    await inbox.close()
-
-
-async def test_password_that_is_rotated_before_the_setting_is_an_outage(role: RotatingRole) -> None:
-    """The endpoint then answers with 503, so that services call back again soon, and not with 500."""
-    inbox = await Inbox.open(lambda: role.url, retry_timeout=RETRY_TIMEOUT)
-    wait = await register(inbox)
-    await role.rotate()
-    inbox.database.retry_timeout = 2.0
-    with pytest.raises(InboxUnavailable, match="password authentication failed"):
-        await send(inbox, wait.id, 1)
-    role.publish()
-    inbox.database.retry_timeout = RETRY_TIMEOUT
-    assert (await send(inbox, wait.id, 1)).status == 200
-    await inbox.close()
+    url = make_url(postgres.create_database("rotated", driver="asyncpg"))
+    admin = create_async_engine(url)
+    async with admin.begin() as connection:
+        await connection.execute(text("DROP ROLE IF EXISTS rotating"))
+        await connection.execute(text(f"CREATE ROLE rotating LOGIN SUPERUSER PASSWORD '{SECRET}'"))
+    urls = [url.set(username="rotating", password=SECRET).render_as_string(hide_password=False)]
+    with postgres.password_required("rotating"):
+        inbox = await Inbox.open(lambda: urls[-1], retry_timeout=RETRY_TIMEOUT)
+        wait = await register(inbox)
+        async with admin.begin() as connection:
+            await connection.execute(text("ALTER ROLE rotating PASSWORD 'hunter3'"))
+            await connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'")
+            )
+        urls.append(url.set(username="rotating", password="hunter3").render_as_string(hide_password=False))
+        assert (await inbox.waits.settle(wait.id, Success(1))).state is WaitState.SUCCESS
+        assert (await register(inbox)).state is WaitState.WAITING
+        await inbox.close()
+    await admin.dispose()
 
 
 async def test_login_that_cannot_be_read_again_fails_no_wait() -> None:
@@ -251,6 +205,17 @@ async def test_login_that_cannot_be_read_again_fails_no_wait() -> None:
 
     database = Database("postgresql+asyncpg://user:old@127.0.0.1:1/none", float("inf"), unreadable)
     assert await database._may_recover(asyncpg.InvalidPasswordError("password authentication failed"))
+    await database.close()
+
+
+async def test_rejected_login_that_worked_before_is_an_outage(tmp_path: Path) -> None:
+    """The endpoint answers with 503 while a password is rotated, so that services soon call back again."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
+    database = Database(url, RETRY_TIMEOUT, lambda: url)
+    rejected = asyncpg.InvalidPasswordError("password authentication failed")
+    assert not await database._may_recover(rejected)
+    await database.now()
+    assert await database._may_recover(rejected)
     await database.close()
 
 
