@@ -208,6 +208,17 @@ async def test_login_that_cannot_be_read_again_fails_no_wait() -> None:
     await database.close()
 
 
+async def test_rejected_login_that_worked_before_is_an_outage(tmp_path: Path) -> None:
+    """The endpoint answers with 503 while a password is rotated, so that services soon call back again."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/inbox.db"
+    database = Database(url, RETRY_TIMEOUT, lambda: url)
+    rejected = asyncpg.InvalidPasswordError("password authentication failed")
+    assert not await database._may_recover(rejected)
+    await database.now()
+    assert await database._may_recover(rejected)
+    await database.close()
+
+
 @pytest.mark.parametrize(
     ("state", "error", "fix"),
     [

@@ -21,6 +21,7 @@ import deferrable_ops.inbox
 from deferrable_ops.inbox import Inbox, WaitState
 from deferrable_ops.inbox.database.database import Database
 from deferrable_ops.inbox.database.schema import HEAD, alembic_version, keys, waits
+from real_airflow import extract_older_release
 
 SCRIPTS = Path(str(deferrable_ops.inbox.__file__)).parent / "migrations"
 OLD_WAIT = {
@@ -123,19 +124,11 @@ def test_migrations_only_add(tmp_path: Path) -> None:
 
 def test_code_before_the_newest_migration_works_on_the_new_tables(old_url: str, tmp_path: Path) -> None:
     """A rollback, and a host that is upgraded later: the older release continues on the newer tables."""
-    root = Path(__file__).parents[2]
-    [newest] = (root / "deferrable_ops" / "inbox" / "migrations" / "versions").glob(f"{HEAD}_*.py")
-    log = ["git", "log", "--diff-filter=A", "--format=%H", "--", str(newest)]
-    added = subprocess.run(log, cwd=root, capture_output=True, text=True, check=True).stdout.split()
-    assert added, f"{newest.name} is not committed"
-    archive = subprocess.run(
-        ["git", "archive", f"{added[-1]}~1", "deferrable_ops"], cwd=root, capture_output=True, check=True
-    )
-    subprocess.run(["tar", "-x", "-C", tmp_path], input=archive.stdout, check=True)
+    older = extract_older_release(tmp_path)
     asyncio.run(_open_and_close(old_url))
     old_code = subprocess.run(
         [sys.executable, "-c", _USE_INBOX, old_url, HEAD],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(older)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -5,6 +5,7 @@ from real_airflow.channels import GitHubChannel
 from real_airflow.clocks import CompilerMissing, shifted_clock
 from real_airflow.databases import Database, announce_airflow, postgres_database, sqlite_database
 from real_airflow.environment import PATIENT
+from real_airflow.older_release import extract_older_release
 from real_airflow.outside_dataflow import DONE, RUNNING, DataflowJob, OutsideDataflow
 from real_airflow.outside_service import Answer, OutsideService, ReceivedRequest
 from real_airflow.postgres import Postgres, PostgresMissing
@@ -32,6 +33,7 @@ __all__ = [
     "Task",
     "Try",
     "announce_airflow",
+    "extract_older_release",
     "postgres_database",
     "shifted_clock",
     "sqlite_database",

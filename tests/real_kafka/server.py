@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import hashlib
 import ipaddress
-import os
 import re
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from real_airflow.cache import cache_folder
 from real_airflow.ports import free_port
 
 T = TypeVar("T")
@@ -250,14 +250,13 @@ def _find_java() -> str:
 
 def _fetch() -> Path:
     """Return the folder of Kafka's jars, fetched once per machine."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deferrable-ops-tests"
+    cache = cache_folder()
     folder = cache / f"kafka-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]}"
     if folder.exists():
         return folder
     maven = shutil.which("mvn")
     if maven is None:
         raise KafkaMissing("no Maven on this machine to fetch Kafka with")
-    cache.mkdir(parents=True, exist_ok=True)
     fetched = Path(tempfile.mkdtemp(dir=cache))
     command: list[str | Path] = [
         maven,

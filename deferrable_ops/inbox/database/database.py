@@ -126,6 +126,7 @@ class Database:
             self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.on_commit: Callable[[set[str]], None] = lambda changed: None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._has_answered = False
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run ``work`` on a connection, and return its result.
@@ -244,6 +245,7 @@ class Database:
                     return await asyncio.shield(self.spawn(attempt(), "query"))
                 async with asyncio.timeout(self._attempt_timeout(give_up_at)):
                     result = await attempt()
+                self._has_answered = True
                 if backoff.failures:
                     self.interrupted_at = time.time()
                     outages.recovered(INBOX)
@@ -264,8 +266,8 @@ class Database:
     async def _may_recover(self, error: Exception) -> bool:
         """Return whether a call is retried after an error that is not an outage.
 
-        Return True if ``inbox_url`` now contains another user or password, or if the retry timeout is infinite and the
-        deployment is set up wrongly.
+        Return True if the database rejected a login that worked before or that ``inbox_url`` has replaced, or if the
+        retry timeout is infinite and the deployment is set up wrongly.
         """
         if is_rejected_login(error) and self._read_url is not None:
             # In a thread, because reading the option may run a command or ask a secrets backend.
@@ -279,6 +281,9 @@ class Database:
                     "The inbox's database rejected the login; inbox_url has changed, so its new login is used"
                 )
                 self.url = self.url.set(username=new.username, password=new.password)
+                return True
+            if self._has_answered:
+                # The password is being rotated, and inbox_url does not contain the new password yet.
                 return True
         return self.retry_timeout == math.inf and is_misconfiguration(error)
 
