@@ -189,6 +189,7 @@ def test_check_that_a_user_marks_failed_fails_the_run_without_retriggering(
     assert run.task_states()["ha-retrigger-pass"] == "upstream_failed"
 
 
+@pytest.mark.long
 def test_dag_test_runs_the_check_and_its_branch(airflow: RealAirflow, tmp_path: Path) -> None:
     file = Path(__file__).parent / "dags" / "high_availability.py"
     script = tmp_path / "script.json"

@@ -113,7 +113,9 @@ def test_taskflow_function_receives_the_url_and_its_output_is_the_payload(
     assert run.task("launch").worker_processes() == 1
 
 
-@pytest.mark.parametrize("verb, succeeds", [("success", True), ("failure", False)])
+@pytest.mark.parametrize(
+    "verb, succeeds", [("success", True), pytest.param("failure", False, marks=pytest.mark.long)]
+)
 def test_dag_test_runs_the_whole_wait(
     airflow: RealAirflow, outside: OutsideService, verb: str, succeeds: bool
 ) -> None:
