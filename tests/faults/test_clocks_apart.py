@@ -45,7 +45,7 @@ def clock(by: timedelta) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("components", "by"),
     [
-        (["triggerer"], HOUR),
+        pytest.param(["triggerer"], HOUR, marks=pytest.mark.long),
         pytest.param(["triggerer"], -HOUR, marks=pytest.mark.long),
         pytest.param(["api_server", "scheduler", "triggerer"], -HOUR, marks=pytest.mark.long),
     ],
