@@ -41,13 +41,14 @@ def clock(by: timedelta) -> dict[str, str]:
         pytest.skip(str(missing))
 
 
+@pytest.mark.long
 @on_postgres
 @pytest.mark.parametrize(
     ("components", "by"),
     [
-        pytest.param(["triggerer"], HOUR, marks=pytest.mark.long),
-        pytest.param(["triggerer"], -HOUR, marks=pytest.mark.long),
-        pytest.param(["api_server", "scheduler", "triggerer"], -HOUR, marks=pytest.mark.long),
+        (["triggerer"], HOUR),
+        (["triggerer"], -HOUR),
+        (["api_server", "scheduler", "triggerer"], -HOUR),
     ],
     ids=["triggerer-ahead", "triggerer-behind", "all-but-the-database-behind"],
 )
