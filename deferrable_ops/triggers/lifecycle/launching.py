@@ -92,7 +92,7 @@ class Launching:
 
         :param details: a JSON value that :meth:`lost_launch` returns if the inbox loses the launch.
         """
-        if not self._launch_recorded:
+        if self.records_launches and not self._launch_recorded:
             # Airflow may answer late. If the claim is lost, there is no launch to record.
             await claim.check()
         await self.record_launch(details)
