@@ -23,6 +23,7 @@ from deferrable_ops.inbox.large_values import as_xcom
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.dataflow.launch import FEWEST_READS
 from deferrable_ops.triggers.dataflow.states import StateMeaning, interpret_state
 from deferrable_ops.upstreams.dataflow.client import (
     Dataflow,
@@ -50,8 +51,6 @@ _REASON_CHARACTERS = 4_000
 _MAX_LOGGED = 1_000
 # An error that only this task has is in the task's log after this many seconds, then at doubling intervals.
 _PROBLEM_AFTER, _LONGEST_INTERVAL = 20.0, 3600.0
-# Before the task has started, an error is final only if it is repeated this often.
-_REPETITIONS = 3
 _CONSOLE = "the task's link leads to the job in the Google Cloud console, which shows all messages"
 
 
@@ -161,7 +160,7 @@ class DataflowTrigger(TaskTrigger):
         _, since, count = self._refusal if self._refusal and self._refusal[0] == code else (code, now, 0)
         self._refusal = code, since, count + 1
         within = self.credentials_refused_for if code == "" else self.read_refused_for
-        return count + 1 >= _REPETITIONS and now - since >= within
+        return count + 1 >= FEWEST_READS and now - since >= within
 
     def _report_outage(self, error: BaseException, pause: float) -> None:
         refused = error if isinstance(error, DataflowRefused) else error.__cause__
@@ -194,7 +193,7 @@ class DataflowTrigger(TaskTrigger):
         return error.code == "NOT_FOUND" and self._is_final(problem)
 
     def _is_final(self, problem: ReadProblem) -> bool:
-        is_repeated = problem.reads >= _REPETITIONS and problem.seconds >= self.read_refused_for
+        is_repeated = problem.reads >= FEWEST_READS and problem.seconds >= self.read_refused_for
         return is_repeated and isinstance(problem.error, DataflowRefused)
 
     @asynccontextmanager

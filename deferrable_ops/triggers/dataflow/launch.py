@@ -30,8 +30,8 @@ from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING, FAILED,
 # Errors of Dataflow itself, which may be permanent: a launch is retried only for a limited time.
 _SERVER_ERRORS = ("INTERNAL", "UNKNOWN", "ABORTED")
 _NOT_PERMITTED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
-# A single 404 does not show that a job is gone.
-_FEWEST_READS = 3
+FEWEST_READS: Final = 3
+"""A job is gone, and a read is refused for good, only if this many reads in a row are refused."""
 # In these states, the API may return a job without its labels: a job whose launcher still runs, or has failed.
 _LABELLED_LATE = NOT_STARTED | {FAILED}
 
@@ -323,7 +323,7 @@ async def get_unless_gone(
             if refused.code != "NOT_FOUND":
                 raise
         reads += 1
-        if reads >= _FEWEST_READS and time.monotonic() >= deadline:
+        if reads >= FEWEST_READS and time.monotonic() >= deadline:
             return None
         await asyncio.sleep(timings.gone_every)
 

@@ -70,14 +70,7 @@ async def push_xcom(attempt: Attempt, key: str, value: Any, rank: Rank = Rank.PR
     from airflow.sdk.execution_time.xcom import XCom
 
     def push() -> Awaitable[None]:
-        pushed: Awaitable[None] = XCom.aset(
-            key=key,
-            value=value,
-            dag_id=attempt.dag_id,
-            run_id=attempt.run_id,
-            task_id=attempt.task_id,
-            map_index=attempt.map_index,
-        )
+        pushed: Awaitable[None] = XCom.aset(key=key, value=value, **task_of_xcom(attempt))
         return pushed
 
     await call_supervisor(push, rank=rank, timeout=_XCOM_TIMEOUT)
@@ -99,14 +92,18 @@ async def delete_xcom(attempt: Attempt, key: str) -> None:
     """
     from airflow.sdk.execution_time.comms import DeleteXCom
 
-    message = DeleteXCom(
-        key=key,
-        dag_id=attempt.dag_id,
-        run_id=attempt.run_id,
-        task_id=attempt.task_id,
-        map_index=attempt.map_index,
-    )
+    message = DeleteXCom(key=key, **task_of_xcom(attempt))
     await send(message, rank=Rank.READ, timeout=_XCOM_TIMEOUT)
+
+
+def task_of_xcom(attempt: Attempt) -> dict[str, Any]:
+    """Return the keyword arguments with which Airflow's calls for XComs identify the task of an attempt."""
+    return {
+        "dag_id": attempt.dag_id,
+        "run_id": attempt.run_id,
+        "task_id": attempt.task_id,
+        "map_index": attempt.map_index,
+    }
 
 
 def _log(task: EndingTask, outcome: Outcome) -> None:

@@ -19,13 +19,16 @@ from deferrable_ops.inbox import Attempt, Inbox, Wait
 from deferrable_ops.inbox.waits.launches import Claim, ClaimLost
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.supervisor_calls import Rank, send
+from deferrable_ops.triggers.lifecycle.delivery import task_of_xcom
 
 LAUNCH_KEY: Final = "launch_record"
 """The key of the XCom with the record of a launch."""
 
+LOST: Final = "inbox has lost this wait, because the inbox was lost or restored from an older backup"
+"""The beginning of messages about a lost wait, after the article."""
+
 ROW_LOST: Final = (
-    "The inbox has lost this wait, because the inbox was lost or restored from an older backup; registered the wait %s "
-    "again. Callbacks and progress from before the restore may be missing"
+    f"The {LOST}; registered the wait %s again. Callbacks and progress from before the restore may be missing"
 )
 
 _TIMEOUT = 60.0
@@ -92,7 +95,7 @@ class Launching:
 
         :param details: a JSON value that :meth:`lost_launch` returns if the inbox loses the launch.
         """
-        if self.records_launches and not self._launch_recorded:
+        if self._must_record:
             # Airflow may answer late. If the claim is lost, there is no launch to record.
             await claim.check()
         await self.record_launch(details)
@@ -100,7 +103,7 @@ class Launching:
 
     async def record_launch(self, details: Any = None) -> None:
         """Record in Airflow that this attempt launches its work, unless this run has recorded the launch already."""
-        if self.records_launches and not self._launch_recorded:
+        if self._must_record:
             self._launch_recorded = True
             await write(self.current.attempt, details, self.log)
 
@@ -122,6 +125,10 @@ class Launching:
         # Another triggerer may have claimed and recorded the launch since this trigger read the row.
         self.current = await self.inbox.waits.get(self.current.id)
         return None if self.current.launch_claimed else record
+
+    @property
+    def _must_record(self) -> bool:
+        return self.records_launches and not self._launch_recorded
 
     @property
     def _deferred_at(self) -> float | None:
@@ -153,10 +160,7 @@ async def write(attempt: Attempt, details: Any, log: Any) -> None:
     message = SetXCom(
         key=LAUNCH_KEY,
         value={"wait": attempt.wait_id, "details": details},
-        dag_id=attempt.dag_id,
-        run_id=attempt.run_id,
-        task_id=attempt.task_id,
-        map_index=attempt.map_index,
+        **task_of_xcom(attempt),
     )
     try:
         await send(message, rank=Rank.READ, timeout=_TIMEOUT)
@@ -176,13 +180,7 @@ async def read(attempt: Attempt) -> dict[str, Any] | None:
     """
     from airflow.sdk.execution_time.comms import GetXCom
 
-    message = GetXCom(
-        key=LAUNCH_KEY,
-        dag_id=attempt.dag_id,
-        run_id=attempt.run_id,
-        task_id=attempt.task_id,
-        map_index=attempt.map_index,
-    )
+    message = GetXCom(key=LAUNCH_KEY, **task_of_xcom(attempt))
     try:
         reply = await send(message, rank=Rank.READ, timeout=_TIMEOUT)
     except Exception as error:

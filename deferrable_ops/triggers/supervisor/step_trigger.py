@@ -20,6 +20,7 @@ from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.dag_run import run_facts_of
+from deferrable_ops.triggers.lifecycle.launching import LOST
 from deferrable_ops.triggers.supervisor.configuration import (
     STEPS,
     load_configuration,
@@ -147,8 +148,7 @@ class SupervisorStepTrigger(TaskTrigger):
         record = await self.lost_launch() if self.step in _PROGRAM_STEPS else None
         if record is not None:
             self.log.error(
-                "The inbox has lost this wait, because the inbox was lost or restored from an older backup; programs "
-                "that an earlier run of this step has started are not started again"
+                "The %s; programs that an earlier run of this step has started are not started again", LOST
             )
             await self.inbox.waits.save_progress(self.current.id, record["details"])
 

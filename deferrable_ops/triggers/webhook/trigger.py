@@ -13,6 +13,7 @@ from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outages import http_source
 from deferrable_ops.outcome import Failure, Outcome
 from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.lifecycle.launching import LOST
 from deferrable_ops.triggers.webhook.launch import LaunchRequest
 from deferrable_ops.triggers.webhook.request import (
     EXPRESSIONS,
@@ -29,8 +30,7 @@ DEFAULT_LAUNCH_TIMEOUT = 300.0
 
 _PROGRESS_INTERVAL = 10.0
 _LOST: Final = (
-    "The inbox has lost this wait, because the inbox was lost or restored from an older backup. {}. Callbacks from "
-    "before the restore are lost unless the service sends them again"
+    f"The {LOST}. {{}}. Callbacks from before the restore are lost unless the service sends them again"
 )
 # The triggerer sends one XCom at a time. The progress of many waits must not fill its queue of XComs.
 _progress_slot = asyncio.Semaphore(1)

@@ -29,16 +29,14 @@ from deferrable_ops.triggers.events.publish.arguments import (
 from deferrable_ops.triggers.events.publish.files import read_payloads
 from deferrable_ops.triggers.events.publish.kafka import KafkaPublisher
 from deferrable_ops.triggers.events.publish.sqs import SqsPublisher
+from deferrable_ops.triggers.lifecycle.launching import LOST
 from deferrable_ops.upstreams.kafka.producer_errors import ProducerFenced
 from deferrable_ops.upstreams.kafka.producers import use_producer_pool
 from deferrable_ops.upstreams.sqs.sender import SqsUnavailable, use_sender
 
 # The number is limited, because the event loop is busy while these events are prepared.
 _EVENTS_AT_ONCE: Final = 100
-_LOST: Final = (
-    "the inbox has lost this wait, because the inbox was lost or restored from an older backup, and an earlier run of "
-    "this attempt may have published the messages"
-)
+_LOST: Final = f"the {LOST}, and an earlier run of this attempt may have published the messages"
 _RETRIED: Final = (ProducerFenced, KafkaUnavailable, SqsUnavailable)
 
 
