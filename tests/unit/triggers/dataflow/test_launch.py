@@ -6,30 +6,19 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 from unit.triggers.dataflow.support import BODY, PLACE, launch
-from unit.triggers.support import AirflowComms, Run, Runs, eventually, new_attempt
+from unit.triggers.support import AirflowComms, Runs, eventually, new_attempt
 
 from deferrable_ops.inbox import WaitState
-from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.cancellations import Cancellations
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.testing.dataflow import FakeDataflow, Step
-from deferrable_ops.triggers.dataflow import follow
 from deferrable_ops.triggers.dataflow.launch import LaunchTimings
 from deferrable_ops.triggers.dataflow.request import WAIT_LABEL, job_name
 from deferrable_ops.triggers.dataflow.triggers import DataflowLaunchTrigger
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
 
 RUNNING = Step("RUNNING")
-
-
-async def expire(run: Run) -> None:
-    """Let the deadline of a wait pass while no triggerer runs."""
-    await run.kill_process()
-    async with run.inbox.database.begin() as connection:
-        await connection.execute(update(waits).where(waits.c.id == run.attempt.wait_id).values(deadline=1.0))
-    await run.inbox.waits.expire(None)
 
 
 async def test_flex_template_is_launched_and_followed_to_its_end(
@@ -432,207 +421,6 @@ async def test_kill_before_any_launch_makes_no_call(fake: FakeDataflow, runs: Ru
     await cancel_due_work(runs.inbox)
     assert (await runs.inbox.waits.get(wait.id)).cancel == "done"
     assert not fake.trouble.calls
-
-
-@pytest.mark.parametrize("on_kill, asked", [("cancel", ["cancel"]), ("leave", [])])
-async def test_deadline_stops_the_job_and_fails(
-    fake: FakeDataflow, runs: Runs, on_kill: str, asked: list[str]
-) -> None:
-    fake.script("load", RUNNING)
-    run = launch(runs, timeout=1.0, when_killed=on_kill)
-    outcome = await run.outcome()
-    job = fake.job("load")
-    assert isinstance(outcome, Failure)
-    assert job.id in outcome.reason
-    assert "within the timeout of 1 s" in outcome.reason
-    await cancel_due_work(runs.inbox)
-    await eventually(lambda: job.stops_asked == asked, "the job to be stopped")
-
-
-@pytest.mark.parametrize(
-    "streaming, arguments, asked",
-    [
-        (True, {}, []),
-        (True, {"when_killed": "drain"}, []),
-        (True, {"on_timeout": "drain"}, ["drain"]),
-        (True, {"on_timeout": "cancel", "when_killed": "leave"}, ["cancel"]),
-        (False, {"on_timeout": "leave"}, []),
-        (False, {"on_timeout": "drain"}, ["cancel"]),
-    ],
-)
-async def test_deadline_stops_a_stream_only_as_on_timeout_requires(
-    fake: FakeDataflow, runs: Runs, streaming: bool, arguments: dict[str, Any], asked: list[str]
-) -> None:
-    fake.script("load", RUNNING, streaming=streaming)
-    run = launch(runs, expected_state="drained", **arguments)
-    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
-    await expire(run)
-    await cancel_due_work(runs.inbox)
-    assert fake.job("load").stops_asked == asked
-    assert (await run.wait()).cancel in ("done", None)
-
-
-@pytest.mark.parametrize(
-    "streaming, arguments, reason",
-    [
-        (True, {}, "it is a streaming job and keeps running; set on_timeout= to stop it"),
-        (False, {}, "it is stopped (on_kill='cancel')"),
-        (None, {}, "it is stopped (on_kill='cancel'), unless it is a streaming job"),
-        (None, {"expected_state": "drained"}, "it is a streaming job and keeps running"),
-        (True, {"on_timeout": "drain"}, "it is stopped (on_timeout='drain')"),
-        (True, {"on_timeout": "leave"}, "it keeps running"),
-        (False, {"when_killed": "leave"}, "it keeps running"),
-    ],
-)
-async def test_reason_of_a_timeout_names_what_becomes_of_the_job(
-    streaming: bool | None, arguments: dict[str, Any], reason: str
-) -> None:
-    trigger = DataflowLaunchTrigger(**PLACE, body=BODY, timeout=60, **arguments)
-    trigger._is_streaming = streaming
-    outcome = await trigger.expired()
-    assert isinstance(outcome, Failure)
-    assert outcome.reason.startswith(f"the job did not finish within the timeout of 60 s; {reason}")
-
-
-async def test_user_who_ends_the_task_stops_its_stream_although_a_deadline_would_not(
-    fake: FakeDataflow, runs: Runs
-) -> None:
-    fake.script("load", RUNNING, streaming=True)
-    run = launch(runs, expected_state="drained", on_timeout="leave")
-    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
-    await run.kill_process()
-    await runs.inbox.waits.kill([run.attempt.wait_id])
-    await cancel_due_work(runs.inbox)
-    assert fake.job("load").stops_asked == ["cancel"]
-
-
-async def test_retry_waits_for_the_stream_that_the_deadline_left_running(
-    fake: FakeDataflow, runs: Runs
-) -> None:
-    fake.script("load", RUNNING, streaming=True)
-    first = launch(runs, expected_state="drained")
-    await eventually(lambda: fake.trouble.calls["ListJobs"] > 1, "the job to be watched")
-    await expire(first)
-    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
-    outcome = await second.outcome()
-    assert isinstance(outcome, Success)
-    assert outcome.value["id"] == fake.job("load").id
-    assert len(fake.jobs()) == 1
-
-
-@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND"])
-@pytest.mark.parametrize("method", ["ListJobs", "GetJob"])
-async def test_refused_read_neither_fails_the_task_nor_stops_the_job(
-    fake: FakeDataflow, runs: Runs, method: str, code: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    fake.script("load", RUNNING)
-    run = launch(runs, expected_state="done")
-    await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
-    fake.trouble.fail(method, code, times=2)
-    if method == "ListJobs":
-        lists = fake.trouble.calls[method]
-        await eventually(lambda: fake.trouble.calls[method] > lists + 1, "the refused lists")
-    fake.move("load", "DONE")
-    assert isinstance(await run.outcome(), Success)
-    assert fake.job("load").stops_asked == []
-    assert len(fake.jobs()) == 1
-
-
-async def test_retry_adopts_the_job_that_its_predecessor_could_not_read(
-    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake.script("load", RUNNING)
-
-    def broken(*_: object) -> None:
-        raise KeyError("a fault of this program")
-
-    first = launch(runs)
-    await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
-    monkeypatch.setattr(follow, "interpret_state", broken)
-    await first.kill_process()
-    failed = await launch(runs, attempt=first.attempt).outcome()
-    assert isinstance(failed, Failure)
-    assert failed.retryable
-    assert (await first.wait()).cancel is None
-    monkeypatch.undo()
-    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
-    outcome = await second.outcome()
-    assert isinstance(outcome, Success)
-    assert outcome.value["id"] == fake.job("load").id
-    assert len(fake.jobs()) == 1
-    assert fake.job("load").stops_asked == []
-
-
-async def failed_while_its_job_runs(fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return an attempt that failed because of a bug, while its job runs."""
-    fake.script("load", RUNNING)
-    run = launch(runs)
-    await eventually(lambda: fake.trouble.calls["ListJobs"] > 2, "the job to be watched")
-    await run.kill_process()
-    with monkeypatch.context() as broken:
-        broken.delattr(follow, "interpret_state")
-        assert isinstance(await launch(runs, attempt=run.attempt).outcome(), Failure)
-    return run
-
-
-@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED", "NOT_FOUND"])
-async def test_retry_that_cannot_read_the_job_of_its_predecessor_adopts_it(
-    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch, code: str
-) -> None:
-    first = await failed_while_its_job_runs(fake, runs, monkeypatch)
-    fake.trouble.fail("GetJob", code, times=3)
-    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
-    outcome = await second.outcome()
-    assert isinstance(outcome, Success)
-    assert outcome.value["id"] == fake.job("load").id
-    assert [job.stops_asked for job in fake.jobs()] == [[]]
-
-
-async def test_killed_retry_stops_the_job_that_it_adopted_without_reading_it(
-    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = await failed_while_its_job_runs(fake, runs, monkeypatch)
-    fake.trouble.fail("GetJob", "PERMISSION_DENIED", times=None)
-    reads = fake.trouble.calls["GetJob"]
-    second = launch(runs, attempt=new_attempt(2, of=first.attempt))
-    await eventually(lambda: fake.trouble.calls["GetJob"] > reads, "a refused read")
-    while (await second.wait()).launched_at is None:
-        await asyncio.sleep(0.01)
-    await second.kill_process()
-    fake.trouble.mend()
-    await runs.inbox.waits.kill([second.attempt.wait_id])
-    await cancel_due_work(runs.inbox)
-    assert [job.stops_asked for job in fake.jobs()] == [["cancel"]]
-
-
-async def test_retry_launches_a_job_if_the_job_of_its_predecessor_is_gone(
-    fake: FakeDataflow, runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = await failed_while_its_job_runs(fake, runs, monkeypatch)
-    fake.trouble.fail("GetJob", "NOT_FOUND", times=None)
-    second = launch(runs, attempt=new_attempt(2, of=first.attempt), expected_state="running")
-    await eventually(lambda: len(fake.jobs()) == 2, "the second job")
-    fake.trouble.mend()
-    assert isinstance(await second.outcome(), Success)
-
-
-@pytest.mark.usefixtures("final_soon")
-async def test_job_that_is_not_found_for_minutes_is_gone(fake: FakeDataflow, runs: Runs) -> None:
-    fake.script("load", RUNNING, list_lag=3600)
-    fake.trouble.fail("GetJob", "NOT_FOUND", times=None)
-    outcome = await launch(runs).outcome()
-    assert isinstance(outcome, Failure)
-    assert outcome.retryable
-    assert f"the job {fake.job('load').id} does not exist any more" in outcome.reason
-
-
-@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED", "NOT_FOUND"])
-async def test_single_refused_list_before_the_launch_does_not_fail_the_task(
-    fake: FakeDataflow, runs: Runs, code: str
-) -> None:
-    fake.trouble.fail("ListJobs", code)
-    assert isinstance(await launch(runs).outcome(), Success)
-    assert len(fake.jobs()) == 1
 
 
 async def test_failed_job_is_not_stopped(fake: FakeDataflow, runs: Runs) -> None:
