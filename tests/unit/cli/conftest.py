@@ -9,6 +9,6 @@ from unit.cli.support import CommandInbox
 
 
 @pytest.fixture
-def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInbox:
-    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'inbox.db'}")
-    return CommandInbox(tmp_path / "inbox.db")
+def inbox(inbox_file: Path, monkeypatch: pytest.MonkeyPatch) -> CommandInbox:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{inbox_file}")
+    return CommandInbox(inbox_file)

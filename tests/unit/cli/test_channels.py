@@ -22,10 +22,10 @@ STANDARD = "whsec_" + "c2VjcmV0" * 4
 
 
 @pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'inbox.db'}")
+def url(inbox_file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{inbox_file}")
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__ENDPOINT_URL", "https://hooks.example.com/deferrable-ops/")
-    return f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
+    return f"sqlite+aiosqlite:///{inbox_file}"
 
 
 def channel(url: str, name: str) -> Channel:

@@ -38,8 +38,9 @@ def test_upgrade_creates_the_tables(inbox: CommandInbox, capsys: pytest.CaptureF
 
 
 def test_upgrade_check_changes_nothing_and_tells_outdated_tables_by_its_exit_status(
-    inbox: CommandInbox, capsys: pytest.CaptureFixture[str]
+    inbox: CommandInbox, inbox_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    inbox_file.unlink()
     assert main(["inbox", "upgrade", "--check"]) == 1
     assert "The inbox has schema none" in capsys.readouterr().out
     assert main(["inbox", "upgrade"]) == 0

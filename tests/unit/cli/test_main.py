@@ -254,16 +254,17 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_serve_is_refused_on_a_sqlite_file_in_which_no_airflow_of_this_host_announced_itself(
-    inbox: CommandInbox, tmp_path: Path, served: list[Any], capsys: pytest.CaptureFixture[str]
+    inbox: CommandInbox, inbox_file: Path, served: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    inbox_file.unlink()
     assert main(["serve"]) == 2
-    assert not (tmp_path / "inbox.db").exists(), "a file that no Airflow uses is not created"
+    assert not inbox_file.exists(), "a file that no Airflow uses is not created"
     inbox.register()
     inbox.announce(Machine("another-host", "another-boot"))
     capsys.readouterr()
     assert main(["serve"]) == 2
     error = capsys.readouterr().err
-    assert f"has announced itself in the inbox, the SQLite file {tmp_path / 'inbox.db'}" in error
+    assert f"has announced itself in the inbox, the SQLite file {inbox_file}" in error
     assert not served
     inbox.announce(Machine.this())
     assert main(["serve", "--port", "8091"]) == 0

@@ -12,12 +12,12 @@ from deferrable_ops.inbox import Inbox
 
 
 @pytest.fixture(autouse=True)
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def daemon(inbox_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An inbox with one daemon."""
-    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{tmp_path / 'inbox.db'}")
+    monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", f"sqlite:///{inbox_file}")
 
     async def claim() -> None:
-        inbox = await Inbox.open(f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}", retry_timeout=5)
+        inbox = await Inbox.open(f"sqlite+aiosqlite:///{inbox_file}", retry_timeout=5)
         await inbox.daemons.claim("/srv/prices", "web-1", "boot", dag_id="prices", run_id="monday")
         await inbox.close()
 

@@ -15,9 +15,9 @@ from deferrable_ops.inbox import Inbox, use_inbox
 
 
 @pytest.fixture
-def inbox_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def inbox_url(inbox_file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The setting inbox_url: a SQLite file."""
-    url = f"sqlite:///{tmp_path / 'inbox.db'}"
+    url = f"sqlite:///{inbox_file}"
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", url)
     return url
 

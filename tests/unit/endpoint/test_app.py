@@ -148,7 +148,7 @@ async def test_standalone_endpoint_serves_the_api_servers_paths_too(caller: Call
     assert (await caller.http.get("/deferrable-ops/openapi.json")).status_code == 200
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     token=st.text(min_size=1)
     | st.from_regex(r"[0-9a-f-]{36}\.[0-9a-f]{8}\.[A-Za-z0-9_-]{43}", fullmatch=True),

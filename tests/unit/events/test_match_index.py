@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from unit.events.support import event
@@ -119,6 +119,7 @@ class AnyChanges(RuleBasedStateMachine):
 
 
 TestAnyChanges = AnyChanges.TestCase
+TestAnyChanges.settings = settings(max_examples=50)
 
 
 @given(st.lists(matches, max_size=30), payloads, headers)

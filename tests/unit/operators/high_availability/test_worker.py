@@ -24,8 +24,8 @@ from real_airflow import wait_until
 
 
 @pytest.fixture(autouse=True)
-def _inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'inbox.db'}"
+def _inbox(inbox_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite+aiosqlite:///{inbox_file}"
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__INBOX_URL", url)
 
 

@@ -94,7 +94,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(steps)
 def test_subscription_reads_every_record_once_and_in_order(steps: list[tuple[str, int]]) -> None:
     log = Log()
