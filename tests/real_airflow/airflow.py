@@ -105,10 +105,13 @@ class RealAirflow:
         """
         wait_until(lambda: self._is_paused_outside_transactions(component), f"{component.name} to be paused")
 
-    def add_triggerer(self, extra_environment: Mapping[str, str] | None = None) -> Component:
-        """Start one more triggerer, and return when it is ready. `restore` removes it."""
+    def add_triggerer(self, extra_environment: Mapping[str, str] | None = None, *options: str) -> Component:
+        """Start one more triggerer, and return when it is ready. `restore` removes it.
+
+        :param options: further options of its command.
+        """
         name = f"triggerer-{len(self.extra_triggerers) + 2}"
-        component = self._component(name, "triggerer", "--skip-serve-logs")
+        component = self._component(name, "triggerer", "--skip-serve-logs", *options)
         self.extra_triggerers.append(component)
         self._start([component], extra_environment)
         return component

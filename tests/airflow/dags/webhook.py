@@ -51,6 +51,9 @@ with DAG("webhook_heartbeat", schedule=None):
 with DAG("webhook_cancel", schedule=None):
     WebhookOperator(task_id="job", url=JOB, cancel_request=CANCEL)
 
+with DAG("webhook_relaunch", schedule=None):
+    WebhookOperator(task_id="job", url=JOB, relaunch_when_lost=True)
+
 with DAG("webhook_launch_fails", schedule=None):
     WebhookOperator(task_id="job", url=JOB, launch_timeout=5, json={"notify": "${callback_url}"})
 
