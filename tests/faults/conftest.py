@@ -7,16 +7,34 @@ from contextlib import suppress
 
 import pytest
 
-from real_airflow import OutsideService, Postgres, PostgresMissing
+from real_airflow import Hosts, HostsMissing, OutsideService, Postgres, PostgresMissing
+from real_airflow.ports import LOOPBACK
 
 
 @pytest.fixture
-def new_service() -> Iterator[Callable[[], OutsideService]]:
+def hosts() -> Iterator[Hosts]:
+    """A network of hosts, which are still to be added."""
+    try:
+        network = Hosts()
+    except HostsMissing as missing:
+        pytest.skip(str(missing))
+    yield network
+    network.remove()
+
+
+@pytest.fixture
+def address() -> str:
+    """Where `new_service` and `new_postgres` listen. Tests with `hosts` replace it."""
+    return LOOPBACK
+
+
+@pytest.fixture
+def new_service(address: str) -> Iterator[Callable[[], OutsideService]]:
     """Make outside services that do not listen yet: until `start`, each refuses every connection."""
     made: list[OutsideService] = []
 
     def make() -> OutsideService:
-        made.append(OutsideService())
+        made.append(OutsideService(address))
         return made[-1]
 
     yield make
@@ -26,13 +44,13 @@ def new_service() -> Iterator[Callable[[], OutsideService]]:
 
 
 @pytest.fixture
-def new_postgres() -> Iterator[Callable[[dict[str, str]], Postgres]]:
+def new_postgres(address: str) -> Iterator[Callable[[dict[str, str]], Postgres]]:
     """Start Postgres servers with settings of their own; nobody else minds what happens to them."""
     started: list[Postgres] = []
 
     def start(settings: dict[str, str]) -> Postgres:
         try:
-            started.append(Postgres(settings))
+            started.append(Postgres(settings, address))
         except PostgresMissing as missing:
             pytest.skip(str(missing))
         started[-1].start()

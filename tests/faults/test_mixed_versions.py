@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, make_url, text
 from deferrable_ops.inbox.database.schema import HEAD, alembic_version
 from real_airflow import (
     Component,
+    Hosts,
     OutsideService,
     Postgres,
     RealAirflow,
@@ -41,14 +42,23 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def airflow(postgres: Postgres, tmp_path: Path) -> Iterator[RealAirflow]:
+def address(hosts: Hosts) -> str:
+    return hosts.address
+
+
+@pytest.fixture
+def airflow(
+    new_postgres: Callable[[dict[str, str]], Postgres], hosts: Hosts, tmp_path: Path
+) -> Iterator[RealAirflow]:
     """An Airflow with the older release in all components."""
     older, dags, home = tmp_path / "older", tmp_path / "dags", tmp_path / "home"
     for folder in (older, dags, home):
         folder.mkdir()
     (dags / "mixed.py").write_text(DAG)
     settings = {"PYTHONPATH": str(extract_older_release(older)), "AIRFLOW__TRIGGERER__CAPACITY": str(EACH)}
-    airflow = RealAirflow(home, postgres_database(postgres), [dags], settings)
+    database = postgres_database(new_postgres({"fsync": "off"}))
+    airflow = RealAirflow(home, database, [dags], settings, hosts.add("airflow"))
+    airflow.triggerer.prefix = hosts.add("old").prefix
     try:
         airflow.start(api_server_first=True)
         yield airflow
@@ -57,8 +67,9 @@ def airflow(postgres: Postgres, tmp_path: Path) -> Iterator[RealAirflow]:
 
 
 def test_triggerers_of_two_releases_finish_each_others_waits(
-    airflow: RealAirflow, outside: OutsideService
+    airflow: RealAirflow, hosts: Hosts, new_service: Callable[[], OutsideService]
 ) -> None:
+    outside = new_service().start()
     assert schema_version(airflow) < HEAD, "the components do not run the older release"
     old = newest_triggerer(airflow)
     runs = launch(airflow, outside, range(EACH))
@@ -67,7 +78,7 @@ def test_triggerers_of_two_releases_finish_each_others_waits(
     for component in (airflow.api_server, airflow.scheduler, airflow.dag_processor):
         restart(airflow, component, NEW)
     assert schema_version(airflow) == HEAD
-    beside = airflow.add_triggerer(NEW)
+    beside = airflow.add_triggerer(NEW, host=hosts.add("new"))
     new = newest_triggerer(airflow)
     runs += launch(airflow, outside, range(EACH, 2 * EACH))
     assert triggerers(runs[:EACH]) == {old}

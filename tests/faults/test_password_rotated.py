@@ -1,4 +1,7 @@
-"""The password of the inbox's role is changed while tasks wait; `inbox_url_cmd` prints the new one a moment later."""
+"""The password of the inbox's role is changed while tasks wait; `inbox_url_cmd` prints the new one a moment later.
+
+The triggerer runs on another host than the other components.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 from faults.support.launched import Launched
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from real_airflow import Database, OutsideService, Postgres, RealAirflow, postgres_database, wait_until
+from real_airflow import Database, Hosts, OutsideService, Postgres, RealAirflow, wait_until
 
 DAGS = Path(__file__).parents[1] / "airflow" / "dags"
 ROLE, OLD, NEW = "rotating", "old-hunter2", "new-hunter2"
@@ -53,6 +56,11 @@ class Inbox:
 
 
 @pytest.fixture
+def address(hosts: Hosts) -> str:
+    return hosts.address
+
+
+@pytest.fixture
 def inbox(new_postgres: Callable[[dict[str, str]], Postgres], tmp_path: Path) -> Iterator[Inbox]:
     """An inbox on a server of its own, whose role must give its password."""
     server = new_postgres({"fsync": "off"})
@@ -62,15 +70,16 @@ def inbox(new_postgres: Callable[[dict[str, str]], Postgres], tmp_path: Path) ->
 
 
 @pytest.fixture
-def airflow(postgres: Postgres, inbox: Inbox, tmp_path: Path) -> Iterator[RealAirflow]:
+def airflow(inbox: Inbox, hosts: Hosts, tmp_path: Path) -> Iterator[RealAirflow]:
     """An Airflow that reads the URL of its inbox by a command."""
     home, dags = tmp_path / "home", tmp_path / "dags"
     home.mkdir()
     dags.mkdir()
     (dags / "webhook.py").symlink_to(DAGS / "webhook.py")
-    database = Database("postgres", postgres_database(postgres).metadata_url, None)
+    database = Database("postgres", inbox.server.create_database("airflow", driver="psycopg2"), None)
     command = {"AIRFLOW__DEFERRABLE_OPS__INBOX_URL_CMD": f"cat {inbox.file}"}
-    airflow = RealAirflow(home, database, [dags], command)
+    airflow = RealAirflow(home, database, [dags], command, hosts.add("airflow"))
+    airflow.triggerer.prefix = hosts.add("triggerer").prefix
     try:
         airflow.start(api_server_first=True)
         yield airflow

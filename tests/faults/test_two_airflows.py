@@ -1,4 +1,7 @@
-"""Two Airflows on one inbox: the second is a copy of the first, as in a staging system or blue/green."""
+"""Two Airflows on one inbox: the second is a copy of the first, as in a staging system or blue/green.
+
+Each runs on a host of its own, and the databases and the service on a third.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from cryptography.fernet import Fernet
 
 from real_airflow import (
     Database,
+    Hosts,
     OutsideService,
     Postgres,
     RealAirflow,
@@ -33,7 +37,12 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
-def new_airflow(tmp_path: Path) -> Iterator[Callable[[str, Database], RealAirflow]]:
+def address(hosts: Hosts) -> str:
+    return hosts.address
+
+
+@pytest.fixture
+def new_airflow(hosts: Hosts, tmp_path: Path) -> Iterator[Callable[[str, Database], RealAirflow]]:
     """Make Airflows, which are not started yet."""
     made: list[RealAirflow] = []
     dags = tmp_path / "dags"
@@ -42,7 +51,7 @@ def new_airflow(tmp_path: Path) -> Iterator[Callable[[str, Database], RealAirflo
 
     def make(name: str, database: Database) -> RealAirflow:
         (tmp_path / name).mkdir()
-        made.append(RealAirflow(tmp_path / name, database, [dags], KEY))
+        made.append(RealAirflow(tmp_path / name, database, [dags], KEY, hosts.add(name)))
         return made[-1]
 
     yield make
@@ -61,8 +70,11 @@ def owner_in(airflow: RealAirflow) -> str:
 
 
 def test_copy_of_an_airflow_disturbs_nothing_until_it_adopts_the_inbox(
-    postgres: Postgres, new_airflow: Callable[[str, Database], RealAirflow], outside: OutsideService
+    new_postgres: Callable[[dict[str, str]], Postgres],
+    new_airflow: Callable[[str, Database], RealAirflow],
+    new_service: Callable[[], OutsideService],
 ) -> None:
+    postgres, outside = new_postgres({"fsync": "off"}), new_service().start()
     database = postgres_database(postgres)
     first = new_airflow("first", database)
     first.start(api_server_first=True)

@@ -5,6 +5,7 @@ from real_airflow.channels import GitHubChannel
 from real_airflow.clocks import CompilerMissing, shifted_clock
 from real_airflow.databases import Database, announce_airflow, postgres_database, sqlite_database
 from real_airflow.environment import PATIENT
+from real_airflow.hosts import Host, Hosts, HostsMissing
 from real_airflow.older_release import extract_older_release
 from real_airflow.outside_dataflow import DONE, RUNNING, DataflowJob, OutsideDataflow
 from real_airflow.outside_service import Answer, OutsideService, ReceivedRequest
@@ -23,6 +24,9 @@ __all__ = [
     "Database",
     "DataflowJob",
     "GitHubChannel",
+    "Host",
+    "Hosts",
+    "HostsMissing",
     "OutsideDataflow",
     "OutsideService",
     "Postgres",

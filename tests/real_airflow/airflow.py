@@ -17,7 +17,8 @@ from sqlalchemy import NullPool, create_engine, text
 from real_airflow.client import AirflowClient
 from real_airflow.databases import Database
 from real_airflow.environment import environment, write_passwords
-from real_airflow.ports import free_port
+from real_airflow.hosts import Host
+from real_airflow.ports import LOOPBACK, free_port
 from real_airflow.processes import AIRFLOW, Component
 from real_airflow.runs import Run
 from real_airflow.waiting import wait_until
@@ -32,6 +33,7 @@ class RealAirflow:
     :param database: where the metadata and the inbox are.
     :param dag_folders: folders with DAG files; each is a DAG bundle.
     :param extra_environment: for every component.
+    :param host: where the components run; another `prefix` moves a component to another host.
     """
 
     def __init__(
@@ -40,13 +42,15 @@ class RealAirflow:
         database: Database,
         dag_folders: Sequence[Path],
         extra_environment: Mapping[str, str] | None = None,
+        host: Host | None = None,
     ) -> None:
         self.home = home
         self.database = database
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.host = host
+        address, port = LOOPBACK if host is None else host.address, free_port()
+        self.url = f"http://{address}:{port}"
         self.client = AirflowClient(self.url)
-        self.environment = environment(home, port, dag_folders, database, extra_environment or {})
+        self.environment = environment(home, address, port, dag_folders, database, extra_environment or {})
         self.api_server = self._component("api-server", "api-server")
         self.scheduler = self._component("scheduler", "scheduler", "--skip-serve-logs")
         self.dag_processor = self._component("dag-processor", "dag-processor")
@@ -105,13 +109,18 @@ class RealAirflow:
         """
         wait_until(lambda: self._is_paused_outside_transactions(component), f"{component.name} to be paused")
 
-    def add_triggerer(self, extra_environment: Mapping[str, str] | None = None, *options: str) -> Component:
+    def add_triggerer(
+        self, extra_environment: Mapping[str, str] | None = None, *options: str, host: Host | None = None
+    ) -> Component:
         """Start one more triggerer, and return when it is ready. `restore` removes it.
 
         :param options: further options of its command.
+        :param host: where it runs, by default where the other components run.
         """
         name = f"triggerer-{len(self.extra_triggerers) + 2}"
         component = self._component(name, "triggerer", "--skip-serve-logs", *options)
+        if host is not None:
+            component.prefix = host.prefix
         self.extra_triggerers.append(component)
         self._start([component], extra_environment)
         return component
@@ -175,7 +184,9 @@ class RealAirflow:
             self.client.patch(f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
 
     def _component(self, name: str, *arguments: str) -> Component:
-        return Component(name, list(arguments), self.environment, self.home)
+        component = Component(name, list(arguments), self.environment, self.home)
+        component.prefix = [] if self.host is None else self.host.prefix
+        return component
 
     def _start(
         self, components: Sequence[Component], extra_environment: Mapping[str, str] | None = None

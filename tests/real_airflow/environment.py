@@ -33,16 +33,22 @@ PATIENT = {
 
 
 def environment(
-    home: Path, port: int, dag_folders: Sequence[Path], database: Database, extra: Mapping[str, str]
+    home: Path,
+    address: str,
+    port: int,
+    dag_folders: Sequence[Path],
+    database: Database,
+    extra: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the environment of every component.
 
     :param home: AIRFLOW_HOME.
+    :param address: of the API server.
     :param port: of the API server.
     :param dag_folders: each becomes a DAG bundle named after the folder.
     :param extra: added last.
     """
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{address}:{port}"
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))
     }
@@ -60,7 +66,7 @@ def environment(
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
             [_bundle(folder) for folder in dag_folders]
         ),
-        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__HOST": address,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
         # Where a page is cut, rows would be missing from a count without anybody noticing.

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from aiohttp import web
 
-from real_airflow.ports import free_port
+from real_airflow.ports import LOOPBACK, free_port
 from real_airflow.waiting import wait_until
 
 CALLBACK_PATH = "/deferrable-ops/callbacks/"
@@ -84,9 +84,10 @@ class ReceivedRequest:
 class OutsideService:
     """An HTTP server on a free port, in its own thread. It answers 200 to everything until told otherwise."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(self, address: str = LOOPBACK) -> None:
+        self.address = address
+        self.port = free_port(address)
+        self.url = f"http://{address}:{self.port}"
         self.callback_answers: list[tuple[int, str]] = []
         self._received: list[ReceivedRequest] = []
         self._scripts: dict[str, list[Answer]] = defaultdict(lambda: [Answer()])
@@ -151,7 +152,7 @@ class OutsideService:
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(runner, self.address, self.port).start()
         return runner
 
     async def _answer(self, arrived: web.Request) -> web.StreamResponse:

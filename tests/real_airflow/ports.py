@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 
+LOOPBACK = "127.0.0.1"
 
-def free_port() -> int:
-    """Return a TCP port that nobody listened on a moment ago."""
+
+def free_port(address: str = LOOPBACK) -> int:
+    """Return a TCP port of an address of this machine that nobody listened on a moment ago."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port

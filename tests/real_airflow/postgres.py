@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from real_airflow.ports import free_port
+from real_airflow.ports import LOOPBACK, free_port
 
 _numbers = itertools.count(1)
 
@@ -25,14 +25,16 @@ class Postgres:
     """One server with its own data folder, which it removes at the end.
 
     :param settings: server settings beyond the defaults, for example `{"fsync": "off"}`.
+    :param address: where it listens. Everybody in the network of this address may connect.
     :raises PostgresMissing: when the binaries, or as root a user `postgres`, are not there.
     """
 
-    def __init__(self, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, settings: dict[str, str] | None = None, address: str = LOOPBACK) -> None:
         self._binaries = _find_binaries()
         self._user = _server_user()
         self._settings = settings or {}
-        self.port = free_port()
+        self.address = address
+        self.port = free_port(address)
         # Not in pytest's folder: the server's user may not pass through it.
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._data = self._folder / "data"
@@ -47,11 +49,13 @@ class Postgres:
             "-D",
             self._data,
         )
+        with (self._data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {address}/24 trust\n")
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.address,
             "port": str(self.port),
             "unix_socket_directories": str(self._folder),
             "max_connections": "300",
@@ -82,7 +86,7 @@ class Postgres:
         """
         name = f"{name}_{next(_numbers)}"
         self._run("createdb", "-h", self._folder, "-p", str(self.port), "-U", self._user, name)
-        return f"postgresql+{driver}://{self._user}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql+{driver}://{self._user}@{self.address}:{self.port}/{name}"
 
     def copy_database(self, url: str, name: str) -> str:
         """Copy a database, which may be in use, to a new one, and return the new one's SQLAlchemy address."""
@@ -98,7 +102,7 @@ class Postgres:
         """Ask this user for a password meanwhile."""
         rules = self._data / "pg_hba.conf"
         before = rules.read_text()
-        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{before}")
+        rules.write_text(f"host all {user} {self.address}/24 scram-sha-256\n{before}")
         self._control("reload")
         try:
             yield
