@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 from integration.supervisor.supervisord_daemon import Daemon, daemon, python
+from integration.supervisor.support import set_call_timeout
 from unit.high_availability.support import facts
 from unit.triggers.support import Run, Runs, eventually, new_attempt
 
@@ -208,6 +211,26 @@ async def test_killed_supervisord_is_noticed(runs: Runs) -> None:
         await found.start()
         run = runs.start(watching(found))
         await looked(run)
+        await found.client.call("supervisor.shutdown")
+        assert await run.outcome() == Success(["fail", "retrigger"])
+
+
+async def test_supervisord_that_is_suspended_for_some_polls_is_not_replaced(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_call_timeout(monkeypatch, 0.2)
+    async with daemon(program={"test": SLEEPS}, **QUICK) as found:
+        await found.start()
+        run = runs.start(watching(found))
+        await looked(run)
+        pid = await found.client.call("supervisor.getPID")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(3)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert not run.task.done()
+        assert "although its process runs; the programs keep running" in caplog.text
         await found.client.call("supervisor.shutdown")
         assert await run.outcome() == Success(["fail", "retrigger"])
 

@@ -5,7 +5,8 @@ these programs.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NamedTuple
+import time
+from typing import Any, ClassVar, Final, NamedTuple
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.outages import REPORT_LASTS, outages
@@ -20,7 +21,8 @@ from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, Verdict
 from deferrable_ops.triggers.supervisor.configuration import outage_source
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftReconciler
-from deferrable_ops.triggers.supervisor.host import Fault, SupervisorHost
+from deferrable_ops.triggers.supervisor.daemon.processes import find_daemons
+from deferrable_ops.triggers.supervisor.host import Fault, StepFailed, SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.supervisord.client import Processes
@@ -41,7 +43,7 @@ class ProcessReading(NamedTuple):
 
 _CONTINUE: Final = Verdict(None)
 
-# After this number of unanswered polls in a row, supervisord is considered dead.
+# After this number of unanswered polls in a row, supervisord is considered dead if its process does not run.
 _MAX_UNANSWERED: Final = 3
 
 _METHODS: Final = {
@@ -77,11 +79,15 @@ class ProgramWatcher:
         restart of the triggerer.
     """
 
+    # A class attribute, because an instance attribute would need memory for each watching task.
+    hangs_after: ClassVar[float] = 300.0
+    """After this number of seconds without an answer, supervisord is considered dead although its process runs."""
+
     def __init__(
         self, host: SupervisorHost, readings: ProcessSubscription[ProcessReading], saved: SavedState
     ) -> None:
+        self._host = host
         self._config = host.cfg
-        self._missing_directories = host.missing_directories
         self._client = host.rpc
         self._log = host.log
         self._readings = readings
@@ -93,6 +99,7 @@ class ProgramWatcher:
         self._last_reading: ProcessReading | None = None
         self._is_calm = False
         self._unanswered = 0
+        self._answered_at = time.monotonic()
         self._is_lost = False
         self._saved_output = saved.output
         self._drift = DriftReconciler(host)
@@ -127,6 +134,7 @@ class ProgramWatcher:
         if self._is_lost:
             outages.recovered(outage_source(self._config))
         self._unanswered, self._is_lost = 0, False
+        self._answered_at = time.monotonic()
         last = self._last_reading
         if self._is_calm and not self._drift.is_due and last is not None and reading.facts == last.facts:
             return _CONTINUE
@@ -235,22 +243,41 @@ class ProgramWatcher:
                 self._log.info("The pause of %s is over: starting the process", name)
 
     async def _verdict_without_answer(self, error: Exception) -> Verdict | None:
+        unanswered = self._unanswered + 1
         try:
-            missing = await self._missing_directories()
+            missing = await self._host.missing_directories()
+            if missing:
+                # Do not call supervisord again: another user may create the missing directory, with a socket, at any
+                # time.
+                return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} does not exist any more")
+            is_slow = unanswered >= _MAX_UNANSWERED and await self._is_running()
         except MachineUnavailable as lost:
-            outages.failed(outage_source(self._config), str(lost), lasts=REPORT_LASTS)
-            if not self._is_lost:
-                self._is_lost = True
-                self._log.warning("Lost contact with the machine; the programs keep running: %s", lost)
+            self._lose_contact("Lost contact with the machine; the programs keep running: %s", lost)
             return None
-        if missing:
-            # Do not call supervisord again: another user may create the missing directory, with a socket, at any time.
-            return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} does not exist any more")
-        self._unanswered += 1
-        if self._unanswered >= _MAX_UNANSWERED:
-            return Verdict(Action.RETRIGGER, f"{error}, {self._unanswered} times in a row")
-        self._log.warning("%s", error)
+        self._unanswered = unanswered
+        if is_slow:
+            self._lose_contact("%s, although its process runs; the programs keep running", error)
+        elif unanswered >= _MAX_UNANSWERED:
+            return Verdict(Action.RETRIGGER, f"{error}, {unanswered} times in a row")
+        else:
+            self._log.warning("%s", error)
         return None
+
+    async def _is_running(self) -> bool:
+        """Return whether the process of supervisord runs, and may still answer."""
+        if time.monotonic() - self._answered_at > self.hangs_after:
+            return False
+        try:
+            return bool(await find_daemons(self._host))
+        except StepFailed:
+            # The machine has no tool to search for processes.
+            return False
+
+    def _lose_contact(self, message: str, error: Exception) -> None:
+        outages.failed(outage_source(self._config), str(error), lasts=REPORT_LASTS)
+        if not self._is_lost:
+            self._is_lost = True
+            self._log.warning(message, error)
 
 
 def _by_name(evaluation: Evaluation) -> dict[str, Process]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from deferrable_ops.exceptions import (
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
+from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher
 
 AWAY = SupervisordUnavailable("supervisord does not answer at /data/s/supervisor.sock")
 
@@ -47,6 +51,48 @@ async def test_supervisord_that_does_not_answer_retriggers(
     before = daemon.readings
     assert await run.outcome() == Success(["fail", "retrigger"])
     assert daemon.readings - before == 3
+
+
+@pytest.fixture
+def running_process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has the command line of the supervisord in `tmp_path`."""
+    config = two(tmp_path).config_path
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "supervisord", "-c", str(config)]
+    with subprocess.Popen(command) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.usefixtures("place")
+async def test_supervisord_whose_process_runs_is_waited_for(
+    runs: Runs,
+    daemon: FakeSupervisord,
+    tmp_path: Path,
+    running_process: subprocess.Popen[bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    daemon.failing = AWAY
+    for _ in range(6):
+        await daemon.looked()
+    assert not run.task.done()
+    assert caplog.text.count(f"{AWAY}, although its process runs; the programs keep running") == 1
+    running_process.kill()
+    running_process.wait()
+    assert await run.outcome() == Success(["fail", "retrigger"])
+
+
+@pytest.mark.usefixtures("place", "running_process")
+async def test_supervisord_that_hangs_retriggers(
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProgramWatcher, "hangs_after", 0.5)
+    run = runs.start(watching(two(tmp_path)))
+    await daemon.looked()
+    daemon.failing = AWAY
+    assert await run.outcome() == Success(["fail", "retrigger"])
+    assert daemon.readings > 3
 
 
 @pytest.mark.usefixtures("place")
