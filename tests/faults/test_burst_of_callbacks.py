@@ -6,6 +6,7 @@ The DAGs and the load are those of `scripts/bench bursts`, which measures how fa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from bench.bursts.ends import burst_airflow, ours, payload
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.outcome import Success
-from real_airflow import PATIENT, Postgres
+from real_airflow import PATIENT, Hosts, Postgres
 
 DAGS, TASKS = 20, 100
 LOOKED_AT = 10  # tasks of each run whose XCom is read
@@ -30,10 +31,16 @@ async def all_waits(inbox_url: str) -> list[Wait]:
         await inbox.close()
 
 
+@pytest.fixture
+def address(hosts: Hosts) -> str:
+    return hosts.address
+
+
 def test_2000_tasks_called_back_within_10_s_all_end_in_the_triggerer(
-    tmp_path: Path, postgres: Postgres
+    tmp_path: Path, new_postgres: Callable[[dict[str, str]], Postgres], hosts: Hosts
 ) -> None:
-    with burst_airflow(tmp_path, postgres, DAGS, TASKS, PATIENT) as airflow:
+    postgres = new_postgres({"fsync": "off"})
+    with burst_airflow(tmp_path, postgres, DAGS, TASKS, PATIENT, hosts) as airflow:
         ends = ours(airflow, DAGS, TASKS, PATIENCE)
         print(ends)
         assert ends.on_workers == 0

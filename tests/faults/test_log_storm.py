@@ -1,6 +1,7 @@
 """Many log lines while many tasks start: what makes a triggerer of plain Airflow hang for ever, alive.
 
-docs/known-airflow-bugs.md explains why. Nothing here is measured: a triggerer that is slow is waited for.
+docs/known-airflow-bugs.md explains why. Nothing here is measured: a triggerer that is slow is waited for. It
+runs on another host than the other components.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 
 from real_airflow import (
     PATIENT,
+    Hosts,
     OutsideService,
     Postgres,
     RealAirflow,
@@ -41,8 +43,21 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(5 * PATIENCE)]
 
 
 @pytest.fixture
+def address(hosts: Hosts) -> str:
+    return hosts.address
+
+
+@pytest.fixture
+def outside(new_service: Callable[[], OutsideService]) -> OutsideService:
+    return new_service().start()
+
+
+@pytest.fixture
 def new_airflow(
-    tmp_path: Path, postgres: Postgres, remote_machine: dict[str, str]
+    tmp_path: Path,
+    new_postgres: Callable[[dict[str, str]], Postgres],
+    hosts: Hosts,
+    remote_machine: dict[str, str],
 ) -> Iterator[Callable[..., RealAirflow]]:
     """Start an Airflow as docs/capacity.md recommends for thousands of waits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -62,7 +77,8 @@ def new_airflow(
             **remote_machine,
             **environment,
         }
-        started.append(RealAirflow(home, postgres_database(postgres), [dags], settings))
+        database = postgres_database(new_postgres({"fsync": "off"}))
+        started.append(RealAirflow(home, database, [dags], settings, hosts))
         started[-1].start(api_server_first=True)
         return started[-1]
 

@@ -1,4 +1,4 @@
-"""An upgrade while tasks wait: the release before the newest migration runs beside this release."""
+"""An upgrade while tasks wait: the release before the newest migration runs beside this release, on another host."""
 
 from __future__ import annotations
 
@@ -57,8 +57,7 @@ def airflow(
     (dags / "mixed.py").write_text(DAG)
     settings = {"PYTHONPATH": str(extract_older_release(older)), "AIRFLOW__TRIGGERER__CAPACITY": str(EACH)}
     database = postgres_database(new_postgres({"fsync": "off"}))
-    airflow = RealAirflow(home, database, [dags], settings, hosts.add("airflow"))
-    airflow.triggerer.prefix = hosts.add("old").prefix
+    airflow = RealAirflow(home, database, [dags], settings, hosts)
     try:
         airflow.start(api_server_first=True)
         yield airflow
@@ -67,7 +66,7 @@ def airflow(
 
 
 def test_triggerers_of_two_releases_finish_each_others_waits(
-    airflow: RealAirflow, hosts: Hosts, new_service: Callable[[], OutsideService]
+    airflow: RealAirflow, new_service: Callable[[], OutsideService]
 ) -> None:
     outside = new_service().start()
     assert schema_version(airflow) < HEAD, "the components do not run the older release"
@@ -78,7 +77,7 @@ def test_triggerers_of_two_releases_finish_each_others_waits(
     for component in (airflow.api_server, airflow.scheduler, airflow.dag_processor):
         restart(airflow, component, NEW)
     assert schema_version(airflow) == HEAD
-    beside = airflow.add_triggerer(NEW, host=hosts.add("new"))
+    beside = airflow.add_triggerer(NEW)
     new = newest_triggerer(airflow)
     runs += launch(airflow, outside, range(EACH, 2 * EACH))
     assert triggerers(runs[:EACH]) == {old}

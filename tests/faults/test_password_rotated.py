@@ -78,8 +78,7 @@ def airflow(inbox: Inbox, hosts: Hosts, tmp_path: Path) -> Iterator[RealAirflow]
     (dags / "webhook.py").symlink_to(DAGS / "webhook.py")
     database = Database("postgres", inbox.server.create_database("airflow", driver="psycopg2"), None)
     command = {"AIRFLOW__DEFERRABLE_OPS__INBOX_URL_CMD": f"cat {inbox.file}"}
-    airflow = RealAirflow(home, database, [dags], command, hosts.add("airflow"))
-    airflow.triggerer.prefix = hosts.add("triggerer").prefix
+    airflow = RealAirflow(home, database, [dags], command, hosts)
     try:
         airflow.start(api_server_first=True)
         yield airflow

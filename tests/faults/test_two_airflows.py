@@ -1,6 +1,6 @@
 """Two Airflows on one inbox: the second is a copy of the first, as in a staging system or blue/green.
 
-Each runs on a host of its own, and the databases and the service on a third.
+Each runs on hosts of its own, and the databases and the service on another.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def new_airflow(hosts: Hosts, tmp_path: Path) -> Iterator[Callable[[str, Databas
 
     def make(name: str, database: Database) -> RealAirflow:
         (tmp_path / name).mkdir()
-        made.append(RealAirflow(tmp_path / name, database, [dags], KEY, hosts.add(name)))
+        made.append(RealAirflow(tmp_path / name, database, [dags], KEY, hosts))
         return made[-1]
 
     yield make

@@ -17,7 +17,7 @@ from sqlalchemy import NullPool, create_engine, text
 from real_airflow.client import AirflowClient
 from real_airflow.databases import Database
 from real_airflow.environment import environment, write_passwords
-from real_airflow.hosts import Host
+from real_airflow.hosts import Hosts
 from real_airflow.ports import LOOPBACK, free_port
 from real_airflow.processes import AIRFLOW, Component
 from real_airflow.runs import Run
@@ -33,7 +33,7 @@ class RealAirflow:
     :param database: where the metadata and the inbox are.
     :param dag_folders: folders with DAG files; each is a DAG bundle.
     :param extra_environment: for every component.
-    :param host: where the components run; another `prefix` moves a component to another host.
+    :param hosts: with it, each triggerer runs on a host of its own, and all other components on one more.
     """
 
     def __init__(
@@ -42,12 +42,13 @@ class RealAirflow:
         database: Database,
         dag_folders: Sequence[Path],
         extra_environment: Mapping[str, str] | None = None,
-        host: Host | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self.home = home
         self.database = database
-        self.host = host
-        address, port = LOOPBACK if host is None else host.address, free_port()
+        self._hosts = hosts
+        self._host = None if hosts is None else hosts.add(f"{home.name}-airflow")
+        address, port = LOOPBACK if self._host is None else self._host.address, free_port()
         self.url = f"http://{address}:{port}"
         self.client = AirflowClient(self.url)
         self.environment = environment(home, address, port, dag_folders, database, extra_environment or {})
@@ -109,18 +110,13 @@ class RealAirflow:
         """
         wait_until(lambda: self._is_paused_outside_transactions(component), f"{component.name} to be paused")
 
-    def add_triggerer(
-        self, extra_environment: Mapping[str, str] | None = None, *options: str, host: Host | None = None
-    ) -> Component:
+    def add_triggerer(self, extra_environment: Mapping[str, str] | None = None, *options: str) -> Component:
         """Start one more triggerer, and return when it is ready. `restore` removes it.
 
         :param options: further options of its command.
-        :param host: where it runs, by default where the other components run.
         """
         name = f"triggerer-{len(self.extra_triggerers) + 2}"
         component = self._component(name, "triggerer", "--skip-serve-logs", *options)
-        if host is not None:
-            component.prefix = host.prefix
         self.extra_triggerers.append(component)
         self._start([component], extra_environment)
         return component
@@ -185,7 +181,10 @@ class RealAirflow:
 
     def _component(self, name: str, *arguments: str) -> Component:
         component = Component(name, list(arguments), self.environment, self.home)
-        component.prefix = [] if self.host is None else self.host.prefix
+        if self._hosts is not None and self._host is not None:
+            is_triggerer = "triggerer" in arguments
+            host = self._hosts.add(f"{self.home.name}-{name}") if is_triggerer else self._host
+            component.prefix = host.prefix
         return component
 
     def _start(

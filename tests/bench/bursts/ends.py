@@ -17,7 +17,7 @@ from bench.common.command import Setting
 from bench.common.figures import Figure, ratio
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.schema import IS_WAITING
-from real_airflow import Postgres, RealAirflow, Run, postgres_database, wait_until
+from real_airflow import Hosts, Postgres, RealAirflow, Run, postgres_database, wait_until
 
 _IN_FLIGHT = 50
 """Callbacks that are sent at the same time."""
@@ -78,13 +78,19 @@ def measure(setting: Setting) -> Iterable[Figure]:
 
 @contextmanager
 def burst_airflow(
-    folder: Path, server: Postgres, dags: int, tasks: int, environment: Mapping[str, str] | None = None
+    folder: Path,
+    server: Postgres,
+    dags: int,
+    tasks: int,
+    environment: Mapping[str, str] | None = None,
+    hosts: Hosts | None = None,
 ) -> Iterator[RealAirflow]:
     """Run an Airflow with the DAGs of the bench meanwhile.
 
     :param folder: the folder in which AIRFLOW_HOME is created.
     :param dags: the number of DAGs of each kind.
     :param tasks: the number of tasks of each DAG.
+    :param hosts: where the components run, by default all on this machine.
     """
     home = folder / "airflow"
     home.mkdir()
@@ -99,6 +105,7 @@ def burst_airflow(
             "PYTHONPATH": str(Path(__file__).parents[2]),
             **(environment or {}),
         },
+        hosts,
     )
     try:
         airflow.start()
