@@ -121,6 +121,12 @@ def get_provider_info() -> dict[str, Any]:
                         default="True",
                         kind="boolean",
                     ),
+                    "dataflow_api_endpoint": _option(
+                        "Host of Dataflow's API, for example of a private or regional endpoint. Empty: dataflow.D, "
+                        "where D is the universe domain of the credentials, usually googleapis.com.",
+                        default="",
+                        example="dataflow.us-east4.rep.googleapis.com",
+                    ),
                     "dataflow_emulator_host": _option(
                         "host:port of a fake Dataflow (deferrable_ops.testing.dataflow) for tests, used without TLS "
                         "and credentials. Empty: Google's Dataflow.",

@@ -200,6 +200,11 @@ def executor() -> str:
     return str(conf.get("core", "executor", fallback=""))
 
 
+def dataflow_api_endpoint() -> str | None:
+    """Return the ``host`` or ``host:port`` of Dataflow's API, or None for the usual host."""
+    return str(_option("dataflow_api_endpoint", "")) or None
+
+
 def dataflow_emulator_host() -> str | None:
     """Return the ``host:port`` of a fake Dataflow, or None for Google's Dataflow.
 

@@ -60,7 +60,7 @@ class DataflowJobLink(BaseOperatorLink):
         if not getattr(operator, "resumed", False):
             # No trigger of the task has run yet.
             return ""
-        if operator.job_id_of_wait is not None:
+        if operator.job_id_of_wait is not None and operator.project_id:
             return job_link(operator.project_id, operator.region, operator.job_id_of_wait)
         return str(XCom.get_value(ti_key=ti_key, key=JOB_LINK_KEY) or "")
 
@@ -77,7 +77,7 @@ class _DataflowTask(TriggererOperator):
     def __init__(
         self,
         *,
-        project_id: str,
+        project_id: str | None = None,
         region: str | None = None,
         location: str | None = None,
         gcp_conn_id: str | None = None,
@@ -229,7 +229,7 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
     The task's return value is the job, as a dict in the JSON format of the Dataflow API. The XCom ``job_id`` and the
     task link "Dataflow job" are set as soon as the job exists.
 
-    :param project_id: the Google Cloud project of the job.
+    :param project_id: the Google Cloud project of the job; by default the project of the credentials.
     :param region: the region of the job, e.g. "europe-west1".
     :param body: the launch parameters: the API's LaunchFlexTemplateParameter, or a whole LaunchFlexTemplateRequest, in
         camelCase or in snake_case. The arguments `job_name` and `labels` take precedence over the job name and the
@@ -313,15 +313,15 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
         self, *, trigger_kwargs: dict[str, Any], start_from_trigger: bool = True, **kwargs: Any
     ) -> None:
         if not isinstance(trigger_kwargs, Mapping):
-            raise InputError("trigger_kwargs= must be a dict with project_id, region and body")
-        names = {"project_id": ("project_id",), "region": ("region", "location"), "body": ("body",)}
+            raise InputError("trigger_kwargs= must be a dict with region and body")
+        names = {"region": ("region", "location"), "body": ("body",)}
         missing = [
             name
             for name, aliases in names.items()
             if all(trigger_kwargs.get(alias) is None for alias in aliases)
         ]
         if missing:
-            raise InputError(f"trigger_kwargs= has no {missing[0]!r}; it needs project_id, region and body")
+            raise InputError(f"trigger_kwargs= has no {missing[0]!r}; it needs region and body")
         twice = next((name for name in trigger_kwargs if name in kwargs), None)
         if twice is not None:
             raise InputError(
@@ -341,7 +341,7 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
 class DataflowJobSensor(_FollowingTask):
     """Wait for a job that another task or system has launched. The task never stops the job.
 
-    :param project_id: the Google Cloud project of the job.
+    :param project_id: the Google Cloud project of the job; by default the project of the credentials.
     :param region: the region of the job, e.g. "europe-west1".
     :param job_id: the id of the job to wait for. If Dataflow replaces the job by an updated job, the task waits for
         the updated job.
@@ -357,8 +357,9 @@ class DataflowJobSensor(_FollowingTask):
     :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
         tasks of a region share the polls, at the smallest `poll_interval` of these tasks.
     :param gcp_conn_id: the id of the Airflow connection (of the google provider) with which the Dataflow API is
-        called. If a connection is given, the google provider must be installed on the triggerers. Without a
-        connection, the application default credentials are used, and the google provider is not needed.
+        called. If a connection is given, the google provider must be installed on the triggerers. By default, the
+        connection ``google_cloud_default`` is used. Without this connection or without the google provider, the
+        application default credentials are used.
     :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
         with the account to impersonate.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.

@@ -128,11 +128,14 @@ def _validate_expected_states(arguments: Mapping[str, Any], unresolved: IsUnreso
 
 
 def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
-    for name, example in (("project_id", "my-project"), ("region", "europe-west1")):
-        value = arguments.get(name)
-        if not unresolved(value) and (not isinstance(value, str) or not value.strip()):
-            raise InputError(f"{name}= is missing; set it, e.g. {name}={example!r}")
-    region = arguments["region"]
+    project_id, region = arguments.get("project_id"), arguments.get("region")
+    if project_id is not None and not unresolved(project_id) and not _is_text(project_id):
+        raise InputError(
+            f"project_id={project_id!r} is not a project; set e.g. project_id='my-project', or remove project_id= to "
+            "use the project of the credentials"
+        )
+    if not unresolved(region) and not _is_text(region):
+        raise InputError("region= is missing; set it, e.g. region='europe-west1'")
     if not unresolved(region) and not _REGION.fullmatch(region):
         zone = _ZONE.fullmatch(region)
         hint = f"it is a zone; set region={zone[1]!r}" if zone else "set e.g. region='europe-west1'"
@@ -151,6 +154,10 @@ def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> 
             "impersonation_chain= must be the email address of a service account, or a list of them; the last "
             "account is the one whose permissions are used"
         )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _validate_job_id(job_id: Any, unresolved: IsUnresolved) -> None:

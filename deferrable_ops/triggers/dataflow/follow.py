@@ -74,8 +74,9 @@ def launcher_log_link(project_id: str, job_id: str) -> str:
 class DataflowTrigger(TaskTrigger):
     """Base class of the Dataflow triggers, with the project, the region and the credentials.
 
+    :param project_id: the project; with None, the project of the credentials.
     :param gcp_conn_id: the id of the Airflow connection with whose credentials the Dataflow API is called; None uses
-        the application default credentials.
+        the connection ``google_cloud_default``, or without it the application default credentials.
     :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
         with the account to impersonate.
     :param poll_interval: seconds between two polls. All tasks with the same project, region and credentials share the
@@ -99,6 +100,8 @@ class DataflowTrigger(TaskTrigger):
     applies to a machine without credentials, because its metadata server may only be late.
     """
 
+    # The project of the credentials, if project_id is None.
+    _default_project = ""
     # Before the task has started: the last refusal's gRPC status, the time of the first such refusal, their number.
     _refusal: tuple[str | None, float, int] | None = None
     # The last error that only this task has; its start; and the seconds after which it is due in the task's log.
@@ -109,7 +112,7 @@ class DataflowTrigger(TaskTrigger):
     def __init__(
         self,
         *,
-        project_id: str = "",
+        project_id: str | None = "",
         region: str = "",
         gcp_conn_id: str | None = None,
         impersonation_chain: str | list[str] | None = None,
@@ -128,7 +131,7 @@ class DataflowTrigger(TaskTrigger):
         """The project, the region and the credentials of this trigger."""
         chain = self.impersonation_chain or ()
         accounts = (chain,) if isinstance(chain, str) else tuple(chain)
-        return DataflowTarget(self.project_id, self.region, self.gcp_conn_id, accounts)
+        return DataflowTarget(self.project_id or "", self.region, self.gcp_conn_id, accounts)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -216,6 +219,8 @@ class DataflowTrigger(TaskTrigger):
                     await asyncio.sleep(backoff.failed())
             if backoff.failures or self._backoff is not None:
                 outages.recovered(self.target.source)
+            if not self.project_id:
+                self._default_project = dataflow.project_id
             yield dataflow
 
 
@@ -381,8 +386,8 @@ class FollowingTrigger(DataflowTrigger):
         # A flex template's launcher runs before the job. Its output is not in the job's messages.
         if job.is_streaming is None or "launch" in texts.lower():
             reason += (
-                f"\nThe log of the launcher: {launcher_log_link(self.project_id, job.id)}"
-                f"\nThe job: {job_link(self.project_id, self.region, job.id)}"
+                f"\nThe log of the launcher: {launcher_log_link(job.project_id, job.id)}"
+                f"\nThe job: {job_link(job.project_id, self.region, job.id)}"
             )
         return reason
 
@@ -449,7 +454,7 @@ class FollowingTrigger(DataflowTrigger):
         if self._job_id is not None:
             self._read = self._state = None
             self._logged = self._left_out = 0
-        link = job_link(self.project_id, self.region, job_id)
+        link = job_link(self.project_id or self._default_project, self.region, job_id)
         xcoms = {JOB_LINK_KEY: link} | ({JOB_ID: job_id} if self.do_xcom_push else {})
         for key, value in xcoms.items():
             await self._push(key, value)

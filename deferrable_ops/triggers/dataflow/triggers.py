@@ -280,7 +280,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         name, wait_id = self._name(), self.current.id
         request = build_request(
             self.kind,
-            project_id=self.project_id,
+            project_id=dataflow.project_id,
             region=self.region,
             body=self.body or {},
             name=name,

@@ -7,14 +7,18 @@ library.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
+from deferrable_ops import settings
 from deferrable_ops.backoff import Backoff
-from deferrable_ops.exceptions import ConfigurationError, DataflowUnavailable
+from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError, DataflowUnavailable
+from deferrable_ops.upstreams.connection_extra import read_connection
 from deferrable_ops.upstreams.dataflow.credentials import SCOPES, describe_account, load_credentials
 from deferrable_ops.upstreams.dataflow.errors import ApiCall, translate_errors
 from deferrable_ops.upstreams.dataflow.jobs import (
@@ -33,7 +37,8 @@ if TYPE_CHECKING:
     import grpc.aio
 
 
-_HOST = "dataflow.googleapis.com"
+_UNIVERSE = "googleapis.com"
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _CALL_TIMEOUT = 20.0
 _LAUNCH_TIMEOUT = 60.0
 _CREDENTIALS_TIMEOUT = 120.0
@@ -52,6 +57,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 10_000),
 )
 
+log = logging.getLogger(__name__)
+
 _send_deadline: ContextVar[float | None] = ContextVar("deferrable_ops_send_deadline", default=None)
 
 
@@ -60,30 +67,41 @@ async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
 
     Python modules and credentials are loaded in threads, because loading blocks.
 
-    :raises ConfigurationError: if the extra ``dataflow``, the google provider or the Google credentials are missing.
+    :raises ConfigurationError: if a Python package, the credentials or the project are missing.
     :raises MissingCredentials: if the machine has no Google credentials, or its metadata server does not answer.
     :raises DataflowRefused: if Google refused the credentials.
     :raises DataflowUnavailable: if Google issued no token for another reason.
     """
     library = await asyncio.to_thread(_import_library)
     if emulator_host:
-        return Api(target, library, _emulator_channel(emulator_host))
+        project_id = await _project_with_emulator(target)
+        return Api(target, project_id, library, _emulator_channel(emulator_host))
     loading = asyncio.to_thread(load_credentials, target.gcp_conn_id, target.impersonation_chain)
     try:
-        credentials = await asyncio.wait_for(loading, _CREDENTIALS_TIMEOUT)
+        loaded = await asyncio.wait_for(loading, _CREDENTIALS_TIMEOUT)
     except TimeoutError:
         account = describe_account(target.gcp_conn_id, target.impersonation_chain)
         raise DataflowUnavailable(
             f"the credentials of {account} could not be loaded within {_CREDENTIALS_TIMEOUT:g} s"
         ) from None
-    return Api(target, library, _channel(library, credentials))
+    project_id = target.project_id or loaded.project_id
+    if not project_id:
+        account = describe_account(target.gcp_conn_id, target.impersonation_chain)
+        raise ConfigurationError(f"{account} has no default project; set project_id=")
+    return Api(target, project_id, library, _channel(library, loaded.credentials))
 
 
 class Api:
-    """Dataflow's API for one project and region. The methods return jobs as protobuf messages of the API."""
+    """Dataflow's API for one project and region. The methods return jobs as protobuf messages of the API.
 
-    def __init__(self, target: DataflowTarget, library: ModuleType, channel: grpc.aio.Channel) -> None:
+    :param project_id: the project of `target`, or of the credentials if `target` has no project.
+    """
+
+    def __init__(
+        self, target: DataflowTarget, project_id: str, library: ModuleType, channel: grpc.aio.Channel
+    ) -> None:
         self.target = target
+        self.project_id = project_id
         self._library = library
         self._channel = channel
         self._flex = _client(library.FlexTemplatesServiceAsyncClient, channel)
@@ -108,7 +126,7 @@ class Api:
         flex = kind == "flex"
         parsed = parse_launch_request(self._library, kind, request)
         message = type(parsed).pb(parsed)
-        message.project_id = message.project_id or self.target.project_id
+        message.project_id = message.project_id or self.project_id
         message.location = message.location or self.target.region
         name = (message.launch_parameter if flex else message.launch_parameters).job_name
         send = self._flex.launch_flex_template if flex else self._classic.launch_template
@@ -133,7 +151,7 @@ class Api:
         """
         kinds = self._library.ListJobsRequest.Filter
         request = self._library.ListJobsRequest(
-            project_id=self.target.project_id,
+            project_id=self.project_id,
             location=self.target.region,
             filter=kinds.ALL if name or finished else kinds.ACTIVE,
             page_size=_PAGE_SIZE,
@@ -150,7 +168,7 @@ class Api:
     async def get_job(self, job_id: str) -> Any:
         """Return a job including its labels."""
         request = self._library.GetJobRequest(
-            project_id=self.target.project_id,
+            project_id=self.project_id,
             location=self.target.region,
             job_id=job_id,
             # This view has the labels. The summary has no labels, and JOB_VIEW_ALL also has every step of the job.
@@ -165,7 +183,7 @@ class Api:
         states = self._library.JobState
         wanted = states.JOB_STATE_CANCELLED if how == "cancel" else states.JOB_STATE_DRAINED
         request = self._library.UpdateJobRequest(
-            project_id=self.target.project_id,
+            project_id=self.project_id,
             location=self.target.region,
             job_id=job_id,
             job=self._library.Job(requested_state=wanted),
@@ -178,7 +196,7 @@ class Api:
     async def list_messages(self, job_id: str, least: str, since: str | None) -> MessageList:
         """Return a job's newest messages, and how many older messages were left out."""
         request = self._library.ListJobMessagesRequest(
-            project_id=self.target.project_id,
+            project_id=self.project_id,
             location=self.target.region,
             job_id=job_id,
             minimum_importance=NUMBER_OF_IMPORTANCE[least],
@@ -200,7 +218,7 @@ class Api:
         from google.protobuf.json_format import MessageToDict
 
         request = self._library.GetJobMetricsRequest(
-            project_id=self.target.project_id, location=self.target.region, job_id=job_id
+            project_id=self.project_id, location=self.target.region, job_id=job_id
         )
         with translate_errors(self._call(f"read the metrics of the job {job_id}", "dataflow.metrics.get")):
             answer = await self._metrics.get_job_metrics(request, timeout=_CALL_TIMEOUT, retry=None)
@@ -208,7 +226,7 @@ class Api:
 
     def _call(self, purpose: str, permission: str) -> ApiCall:
         caller = describe_account(self.target.gcp_conn_id, self.target.impersonation_chain)
-        return ApiCall(purpose, permission, self.target.project_id, self.target.region, caller)
+        return ApiCall(purpose, permission, self.project_id, self.target.region, caller)
 
 
 async def _pages(method: Any, request: Any, call: ApiCall) -> AsyncIterator[Any]:
@@ -265,10 +283,28 @@ def _emulator_channel(host: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(host, options=options, interceptors=[_deadline_check()])
 
 
+async def _project_with_emulator(target: DataflowTarget) -> str:
+    """Return the project. Log a warning for a region and a connection that only an emulator accepts."""
+    extra = None
+    if not _REGION.fullmatch(target.region):
+        log.warning("region=%r is not a region of Google Cloud, such as us-central1", target.region)
+    if target.gcp_conn_id is not None:
+        try:
+            _, extra = await read_connection(target.gcp_conn_id)
+        except ConfigurationError as error:
+            log.warning("gcp_conn_id=%r would fail without the emulator: %s", target.gcp_conn_id, error)
+        except AirflowUnavailable:
+            # Airflow did not answer, so it is unknown whether the connection exists.
+            pass
+    return target.project_id or (extra or {}).get("project") or "emulator"
+
+
 def _channel(library: ModuleType, credentials: Any) -> grpc.aio.Channel:
     transport = library.JobsV1Beta3AsyncClient.get_transport_class("grpc_asyncio")
+    universe = getattr(credentials, "universe_domain", None) or _UNIVERSE
+    endpoint = settings.dataflow_api_endpoint() or f"dataflow.{universe}"
     return transport.create_channel(
-        f"{_HOST}:443",
+        endpoint if ":" in endpoint else f"{endpoint}:443",
         credentials=credentials,
         scopes=SCOPES,
         options=list(_CHANNEL_OPTIONS),

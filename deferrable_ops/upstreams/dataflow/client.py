@@ -88,6 +88,11 @@ class Dataflow:
         self._launching = asyncio.Semaphore(_MAX_CONCURRENT_LAUNCHES)
         self._poller = Poller(api, api.target)
 
+    @property
+    def project_id(self) -> str:
+        """The project of the jobs."""
+        return self._api.project_id
+
     async def close(self) -> None:
         """Stop polling and close the channel."""
         self._poller.close()
@@ -203,4 +208,4 @@ class Dataflow:
             await asyncio.sleep(pause)
 
     def _job(self, message: Any) -> Job:
-        return job_from_api(message, self._api.target.project_id, self._api.target.region)
+        return job_from_api(message, self.project_id, self._api.target.region)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from deferrable_ops.exceptions import (
     ConfigurationError,
@@ -18,7 +19,7 @@ from deferrable_ops.exceptions import (
     DeferrableOpsError,
     MissingCredentials,
 )
-from deferrable_ops.upstreams.connection_extra import missing_connection, team_connection
+from deferrable_ops.upstreams.connection_extra import UnknownConnection, missing_connection, team_connection
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -26,17 +27,32 @@ if TYPE_CHECKING:
 
 SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 
+# The google provider uses this connection by default.
+_DEFAULT_CONNECTION: Final = "google_cloud_default"
+
 # The statuses with which IAM refuses to issue a token.
 _REFUSED_STATUSES: Final = (400, 401, 403)
 
 
-def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> Credentials:
-    """Return the Google credentials, after fetching a first token with them.
+class _NoProvider(ConfigurationError):
+    """The google provider is not installed."""
+
+
+class LoadedCredentials(NamedTuple):
+    """Google credentials, and the project that belongs to them; None if they name no project."""
+
+    credentials: Credentials
+    project_id: str | None
+
+
+def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
+    """Return the Google credentials and their project, after fetching a first token with the credentials.
 
     The first token is needed because an API call over gRPC raises the same error for revoked credentials as for a
     network failure.
 
     :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If `gcp_conn_id` is None, the
+        connection ``google_cloud_default`` is used. Without this connection or without the google provider, the
         application default credentials are used.
     :param impersonation_chain: the Google service accounts to impersonate, one after the other. The last account makes
         the API calls. An empty tuple impersonates no account.
@@ -53,13 +69,13 @@ def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
     account = describe_account(gcp_conn_id, impersonation_chain)
     try:
         if gcp_conn_id is not None:
-            credentials = _connection_credentials(gcp_conn_id, impersonation_chain)
+            loaded = _connection_credentials(gcp_conn_id, impersonation_chain)
         else:
-            credentials = _default_credentials(impersonation_chain)
-        scoping.with_scopes_if_required(credentials, SCOPES).refresh(Request())
+            loaded = _default_credentials(impersonation_chain)
+        scoping.with_scopes_if_required(loaded.credentials, SCOPES).refresh(Request())
     except GoogleAuthError as error:
         raise _translated(error, account) from error
-    return credentials
+    return loaded
 
 
 def describe_account(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:
@@ -67,18 +83,18 @@ def describe_account(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
     source = (
         f"the account of the connection {gcp_conn_id!r}"
         if gcp_conn_id
-        else "the account of the application default credentials"
+        else f"the default account (connection {_DEFAULT_CONNECTION!r}, or the application default credentials)"
     )
     return f"{impersonation_chain[-1]} (impersonated by {source})" if impersonation_chain else source
 
 
-def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ...]) -> Credentials:
+def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
     from google.auth.exceptions import GoogleAuthError
 
     try:
         from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
     except ImportError as missing:
-        raise ConfigurationError(
+        raise _NoProvider(
             f"gcp_conn_id={gcp_conn_id!r} needs the google provider, which is not installed here; run "
             "pip install apache-airflow-providers-google, or omit gcp_conn_id to use the application default "
             "credentials"
@@ -93,9 +109,9 @@ def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ..
         hook_class = type("TeamHook", (GoogleBaseHook,), {"get_connection": lambda *_: of_team})
     try:
         hook = hook_class(gcp_conn_id=gcp_conn_id, impersonation_chain=list(impersonation_chain) or None)
-        return cast("Credentials", hook.get_credentials())
+        return LoadedCredentials(*hook.get_credentials_and_project_id())
     except AirflowNotFoundException as error:
-        raise ConfigurationError(missing_connection(gcp_conn_id, error)) from error
+        raise UnknownConnection(missing_connection(gcp_conn_id, error)) from error
     except GoogleAuthError:
         raise
     except (AirflowException, KeyError, TypeError, ValueError) as error:
@@ -109,23 +125,20 @@ def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ..
         ) from error
 
 
-def _default_credentials(impersonation_chain: tuple[str, ...]) -> Credentials:
+def _default_credentials(impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
     import google.auth
 
-    found, _project = google.auth.default(scopes=SCOPES)
+    with suppress(_NoProvider, UnknownConnection):
+        return _connection_credentials(_DEFAULT_CONNECTION, impersonation_chain)
+    found, project_id = google.auth.default(scopes=SCOPES)
     if not impersonation_chain:
-        return found
+        return LoadedCredentials(found, project_id)
     impersonated: Any = import_module("google.auth.impersonated_credentials")
     *delegates, target = impersonation_chain
-    return cast(
-        "Credentials",
-        impersonated.Credentials(
-            source_credentials=found,
-            target_principal=target,
-            delegates=delegates,
-            target_scopes=list(SCOPES),
-        ),
+    credentials = impersonated.Credentials(
+        source_credentials=found, target_principal=target, delegates=delegates, target_scopes=list(SCOPES)
     )
+    return LoadedCredentials(credentials, project_id)
 
 
 def is_refusal(error: Exception) -> bool:

@@ -46,8 +46,9 @@ class DataflowTarget:
     """A project and region of Dataflow jobs, and the credentials. All waiting tasks with the same project, region and
     credentials share one client.
 
+    :param project_id: if it is empty, the project of the credentials is used.
     :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If ``gcp_conn_id`` is None, the
-        application default credentials are used.
+        connection ``google_cloud_default`` or the application default credentials are used.
     :param impersonation_chain: the Google service accounts to impersonate, one after the other. The last account makes
         the API calls. An empty tuple impersonates no account.
     """
@@ -64,7 +65,9 @@ class DataflowTarget:
         """
         accounts = [f"connection {self.gcp_conn_id}"] if self.gcp_conn_id else []
         accounts += [f"as {self.impersonation_chain[-1]}"] if self.impersonation_chain else []
-        return sys.intern(f"Dataflow ({', '.join([self.project_id, self.region, *accounts])})")
+        return sys.intern(
+            f"Dataflow ({', '.join([self.project_id or 'default project', self.region, *accounts])})"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ _NO_MESSAGES = MessageList(())
 class JobApi(Protocol):
     """The API calls that the poller makes. Each API call has a timeout and is not retried."""
 
+    project_id: str
+
     async def list_jobs(self) -> list[Any]:
         """Return the active jobs, as protobuf messages."""
         ...
@@ -334,4 +336,4 @@ class Poller:
         return [watch for watch in self._watches.get(job_id, ()) if not watch.is_over]
 
     def _job(self, message: Any) -> Job:
-        return job_from_api(message, self._target.project_id, self._target.region)
+        return job_from_api(message, self._api.project_id, self._target.region)

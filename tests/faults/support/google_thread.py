@@ -33,7 +33,7 @@ class GoogleThread:
         return {
             "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_EMULATOR_HOST": "",
             "PYTHONPATH": str(FOLDER),
-            "DATAFLOW_TLS": self._target,
+            "AIRFLOW__DEFERRABLE_OPS__DATAFLOW_API_ENDPOINT": self._target,
             "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(self.folder / "certificate.pem"),
             "FAKE_IAM_ENDPOINT": f"http://{self.google.host}/v1/projects/-/serviceAccounts/{{}}:generateAccessToken",
             "NO_PROXY": "127.0.0.1,localhost",

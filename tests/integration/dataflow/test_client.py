@@ -16,6 +16,7 @@ from deferrable_ops.error_table import CODES
 from deferrable_ops.exceptions import DataflowRefused, InputError, LaunchUncertain
 from deferrable_ops.testing.dataflow import FakeDataflow, Step, dataflow_process
 from deferrable_ops.upstreams.dataflow.client import Dataflow, DataflowTarget, Job, use_dataflow
+from deferrable_ops.upstreams.dataflow.credentials import LoadedCredentials
 from deferrable_ops.upstreams.dataflow.jobs import CANCELLED, CANCELLING, DONE, DRAINING, QUEUED, UPDATED
 
 TRANSIENT = next(row.codes for row in CODES if row.system == "google")
@@ -382,7 +383,7 @@ async def test_credentials_are_loaded_in_a_thread(monkeypatch: pytest.MonkeyPatc
         from google.auth.credentials import AnonymousCredentials
 
         loaded_in.append(threading.current_thread())
-        return AnonymousCredentials()
+        return LoadedCredentials(AnonymousCredentials(), None)
 
     monkeypatch.setattr("deferrable_ops.upstreams.dataflow.api.load_credentials", load)
     async with use_dataflow(DataflowTarget("p", "with credentials")):

@@ -35,7 +35,7 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"project_id": ""}, "project_id= is missing"),
+        ({"project_id": ""}, "project_id='' is not a project"),
         ({"region": None}, "region= is missing"),
         ({"region": "europe-west1-b"}, "it is a zone; set region='europe-west1'"),
         ({"region": "europe_west1"}, "region='europe_west1' is not a region; set e.g."),
@@ -137,7 +137,7 @@ def test_stream_without_a_chosen_deadline_gets_a_note_when_the_dag_is_parsed() -
     [
         ({"body": {**BODY, "update": "true"}}, "update: true"),
         ({"body": {**BODY, "containerSpecGcsPath": ""}}, "must be a path in Cloud Storage"),
-        ({"project_id": ""}, "project_id= is missing"),
+        ({"project_id": ""}, "project_id='' is not a project"),
         ({"job_name": "{{ ds }}"}, "not valid in the name"),
         ({"expected_state": "finished"}, "expected_state='finished'"),
         ({"body": "no dict"}, "body= must be a dict"),
@@ -224,7 +224,7 @@ def test_start_from_trigger_false_starts_on_a_worker() -> None:
     "arguments, message",
     [
         ({"trigger_kwargs": None}, "trigger_kwargs= must be a dict"),
-        ({"trigger_kwargs": {"region": "r", "body": BODY}}, "trigger_kwargs= has no 'project_id'"),
+        ({"trigger_kwargs": {"project_id": "p", "body": BODY}}, "trigger_kwargs= has no 'region'"),
         (
             {"trigger_kwargs": {**PLACE, "body": BODY}, "region": "r"},
             "region= is an argument and also in",

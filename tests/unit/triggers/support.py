@@ -40,7 +40,7 @@ class AirflowComms:
 
     @property
     def xcoms(self) -> dict[str, Any]:
-        return {message.key: message.value for message in self.sent if hasattr(message, "value")}
+        return {message.key: message.value for message in self.sent if isinstance(message, SetXCom)}
 
 
 class XComs:

@@ -44,6 +44,17 @@ async def test_flex_template_is_launched_and_followed_to_its_end(
     assert fake.trouble.calls["LaunchFlexTemplate"] == 1
 
 
+async def test_job_without_a_project_runs_in_the_project_of_the_credentials(
+    fake: FakeDataflow, runs: Runs, airflow_comms: AirflowComms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = '{"extra": {"project": "of-the-connection"}}'
+    monkeypatch.setenv("AIRFLOW_CONN_MY_GCP", extra)
+    outcome = await launch(runs, project_id=None, gcp_conn_id="my_gcp").outcome()
+    assert isinstance(outcome, Success)
+    assert fake.job("load-orders").request["projectId"] == "of-the-connection"
+    assert airflow_comms.xcoms["_link_DataflowJobLink"].endswith("?project=of-the-connection")
+
+
 async def test_classic_template_is_launched(fake: FakeDataflow, runs: Runs) -> None:
     body = {"gcsPath": "gs://bucket/classic", "environment": {"maxWorkers": 2}}
     assert isinstance(await launch(runs, kind="classic", body=body).outcome(), Success)

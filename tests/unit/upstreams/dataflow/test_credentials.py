@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from deferrable_ops.exceptions import (
     ConfigurationError,
@@ -16,7 +18,12 @@ from deferrable_ops.exceptions import (
     MissingCredentials,
 )
 from deferrable_ops.testing.google import EMAIL, INVALID_GRANT, PERMISSION_DENIED, FakeGoogle, fake_google
-from deferrable_ops.upstreams.dataflow.credentials import describe_account, is_refusal, load_credentials
+from deferrable_ops.upstreams.dataflow.credentials import (
+    LoadedCredentials,
+    describe_account,
+    is_refusal,
+    load_credentials,
+)
 
 AWAY = 0
 TARGET = ("loader@my-project.iam.gserviceaccount.com",)
@@ -46,20 +53,20 @@ def machine(tmp_path: Path) -> Iterator[FakeGoogle]:
 
 
 def test_application_default_credentials_are_loaded_and_a_token_is_fetched(google: FakeGoogle) -> None:
-    credentials: Any = load_credentials(None, ())
+    credentials: Any = load_credentials(None, ()).credentials
     assert credentials.service_account_email == EMAIL
     assert credentials.scopes == ("https://www.googleapis.com/auth/cloud-platform",)
     assert google.calls["token"] == 1
 
 
 def test_account_is_impersonated(google: FakeGoogle) -> None:
-    credentials: Any = load_credentials(None, TARGET)
+    credentials: Any = load_credentials(None, TARGET).credentials
     assert google.accepts(credentials.token)
     assert (google.calls["token"], google.calls["iam"]) == (1, 1)
 
 
 def test_credentials_of_the_metadata_server_are_loaded(machine: FakeGoogle) -> None:
-    assert machine.accepts(load_credentials(None, ()).token)
+    assert machine.accepts(load_credentials(None, ()).credentials.token)
 
 
 def test_revoked_key_is_refused(google: FakeGoogle) -> None:
@@ -99,7 +106,7 @@ def test_other_errors_of_the_servers_are_no_refusal(
     with pytest.raises(DataflowUnavailable, match="Google issued no token for"):
         load_credentials(None, TARGET)
     google.mend()
-    assert google.accepts(load_credentials(None, TARGET).token)
+    assert google.accepts(load_credentials(None, TARGET).credentials.token)
 
 
 @pytest.mark.parametrize("status", [AWAY, 404, 500, 503])
@@ -113,7 +120,7 @@ def test_metadata_server_that_fails_after_it_was_found_is_no_refusal(
     with pytest.raises(DataflowUnavailable, match="Google issued no token"):
         load_credentials(None, ())
     machine.mend()
-    assert machine.accepts(load_credentials(None, ()).token)
+    assert machine.accepts(load_credentials(None, ()).credentials.token)
 
 
 def test_metadata_server_that_does_not_answer_yet_is_a_missing_credential(machine: FakeGoogle) -> None:
@@ -144,10 +151,54 @@ def test_error_for_a_connection_without_the_provider_names_the_package() -> None
         load_credentials("my_gcp", ())
 
 
+def test_project_is_that_of_the_key(google: FakeGoogle) -> None:
+    assert load_credentials(None, ()).project_id == "my-project"
+    assert load_credentials(None, TARGET).project_id == "my-project"
+
+
+class Hook:
+    """The google provider's hook, as far as credentials need it. Airflow has the connections in `found`."""
+
+    found: ClassVar[dict[str, LoadedCredentials]] = {}
+
+    def __init__(self, gcp_conn_id: str, impersonation_chain: list[str] | None) -> None:
+        self.gcp_conn_id = gcp_conn_id
+
+    def get_credentials_and_project_id(self) -> LoadedCredentials:
+        if self.gcp_conn_id not in self.found:
+            raise AirflowNotFoundException(f"The conn_id `{self.gcp_conn_id}` isn't defined")
+        return self.found[self.gcp_conn_id]
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> type[Hook]:
+    """The google provider is installed."""
+    name = "airflow.providers.google"
+    for part in ("", ".common", ".common.hooks", ".common.hooks.base_google"):
+        monkeypatch.setitem(sys.modules, f"{name}{part}", types.ModuleType(f"{name}{part}"))
+    monkeypatch.setattr(
+        sys.modules[f"{name}.common.hooks.base_google"], "GoogleBaseHook", Hook, raising=False
+    )
+    monkeypatch.setattr(Hook, "found", {})
+    return Hook
+
+
+def test_default_connection_is_used_where_it_exists(google: FakeGoogle, provider: type[Hook]) -> None:
+    machine = load_credentials(None, ())
+    assert machine.project_id == "my-project"
+    provider.found["google_cloud_default"] = LoadedCredentials(machine.credentials, "of-the-connection")
+    assert load_credentials(None, ()).project_id == "of-the-connection"
+
+
+def test_connection_that_a_task_names_must_exist(provider: type[Hook]) -> None:
+    with pytest.raises(ConfigurationError, match="there is no connection 'my_gcp'"):
+        load_credentials("my_gcp", ())
+
+
 def test_account_is_described_in_words() -> None:
     assert describe_account("my_gcp", ()) == "the account of the connection 'my_gcp'"
     assert describe_account(None, ("a@p", "b@p")).startswith(
-        "b@p (impersonated by the account of the application default"
+        "b@p (impersonated by the default account (connection 'google_cloud_default', or"
     )
 
 
