@@ -128,7 +128,7 @@ def _validate_expected_states(arguments: Mapping[str, Any], unresolved: IsUnreso
 
 
 def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> None:
-    project_id, region = arguments.get("project_id"), arguments.get("region")
+    project_id, region = arguments.get("project_id"), arguments.get("region", "")
     if project_id is not None and not unresolved(project_id) and not _is_text(project_id):
         raise InputError(
             f"project_id={project_id!r} is not a project; set e.g. project_id='my-project', or remove project_id= to "

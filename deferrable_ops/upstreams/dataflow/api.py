@@ -84,7 +84,7 @@ async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
         raise DataflowUnavailable(
             f"the credentials of {account} could not be loaded within {_CREDENTIALS_TIMEOUT:g} s"
         ) from None
-    project_id = target.project_id or loaded.project_id
+    project_id = target.project_id or loaded.project_id or ""
     if not project_id:
         account = describe_account(target.gcp_conn_id, target.impersonation_chain)
         raise ConfigurationError(f"{account} has no default project; set project_id=")
