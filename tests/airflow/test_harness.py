@@ -97,6 +97,7 @@ def test_cleared_task_waits_again_in_a_second_attempt(airflow: RealAirflow, tmp_
     assert [attempt.number for attempt in task.tries()] == [1, 2]
 
 
+@pytest.mark.long
 def test_second_triggerer_takes_over_from_one_that_is_paused(airflow: RealAirflow, tmp_path: Path) -> None:
     run = airflow.trigger("harness_in_the_triggerer", {"file": str(tmp_path / "go")})
     task = waiting_in_the_triggerer(run)
@@ -109,6 +110,7 @@ def test_second_triggerer_takes_over_from_one_that_is_paused(airflow: RealAirflo
     assert task.worker_processes() == 0
 
 
+@pytest.mark.long
 def test_wait_goes_on_after_its_triggerer_was_killed(airflow: RealAirflow, tmp_path: Path) -> None:
     run = airflow.trigger("harness_in_the_triggerer", {"file": str(tmp_path / "go")})
     task = waiting_in_the_triggerer(run)
@@ -121,6 +123,7 @@ def test_wait_goes_on_after_its_triggerer_was_killed(airflow: RealAirflow, tmp_p
     assert task.worker_processes() == 0
 
 
+@pytest.mark.long
 def test_triggerer_runs_with_the_clock_of_another_machine(airflow: RealAirflow, tmp_path: Path) -> None:
     try:
         clock = shifted_clock(timedelta(hours=-1))

@@ -119,6 +119,7 @@ def test_check_in_a_thread_can_ask_airflow(airflow: RealAirflow) -> None:
     assert run.worker_starts() == [("number", 1)]
 
 
+@pytest.mark.long
 def test_triggerer_that_is_restarted_between_two_checks_goes_on(airflow: RealAirflow, tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     asked = script.with_suffix(".asked")

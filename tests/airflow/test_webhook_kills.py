@@ -42,50 +42,32 @@ def test_task_marked_failed_has_its_work_cancelled_once(
     assert len(outside.requests(f"/cancel/{request.idempotency_key}")) == 1
 
 
-def test_task_marked_failed_without_a_triggerer_has_its_work_cancelled_later(
+def test_restarted_triggerer_goes_on_waiting_and_learns_of_what_happened_meanwhile(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
-    run = airflow.trigger("webhook_cancel", {"service": outside.url})
-    [request] = outside.wait_for_requests("/job")
-    task = run.task("job").wait_for("deferred")
-    airflow.triggerer.kill()
-
-    task.mark("failed")
-    airflow.start_component(airflow.triggerer)
-
-    outside.wait_for_requests(f"/cancel/{request.idempotency_key}", timeout=90)
-    assert outside.call_back(request, {}).status_code == 410
-
-
-def test_callback_without_a_running_triggerer_is_kept(airflow: RealAirflow, outside: OutsideService) -> None:
-    run = airflow.trigger("webhook_plain", {"service": outside.url})
-    [request] = outside.wait_for_requests("/job")
-    run.task("job").wait_for("deferred")
-    airflow.triggerer.kill()
-
-    assert outside.call_back(request, {"kept": True}).status_code == 200
-    airflow.start_component(airflow.triggerer)
-
-    run.wait_for("success")
-    assert run.task("job").xcom() == {"kept": True}
-    assert len(outside.requests("/job")) == 1
-    assert run.worker_processes() == 0
-
-
-def test_restarted_triggerer_goes_on_waiting_and_cancels_nothing(
-    airflow: RealAirflow, outside: OutsideService
-) -> None:
-    run = airflow.trigger("webhook_cancel", {"service": outside.url})
-    [request] = outside.wait_for_requests("/job")
-    run.task("job").wait_for("deferred")
+    runs = {
+        what: airflow.trigger("webhook_cancel", {"service": f"{outside.url}/{what}"})
+        for what in ("waiting", "marked_failed", "called_back")
+    }
+    requests = {what: outside.wait_for_requests(f"/{what}/job")[0] for what in runs}
+    for run in runs.values():
+        run.task("job").wait_for("deferred")
 
     airflow.triggerer.stop()
+    runs["marked_failed"].task("job").mark("failed")
+    assert outside.call_back(requests["called_back"], {"kept": True}).status_code == 200
     airflow.start_component(airflow.triggerer)
 
-    assert outside.call_back(request, {"after": "restart"}).status_code == 200
-    run.wait_for("success")
-    assert len(outside.requests("/job")) == 1
-    assert not outside.requests(f"/cancel/{request.idempotency_key}")
+    runs["called_back"].wait_for("success")
+    assert runs["called_back"].task("job").xcom() == {"kept": True}
+    unneeded = requests["marked_failed"]
+    outside.wait_for_requests(f"/marked_failed/cancel/{unneeded.idempotency_key}", timeout=90)
+    assert outside.call_back(unneeded, {}).status_code == 410
+    assert outside.call_back(requests["waiting"], {"after": "restart"}).status_code == 200
+    runs["waiting"].wait_for("success")
+    # Each was launched once, and only one was cancelled.
+    assert len(outside.requests()) == len(runs) + 1
+    assert runs["called_back"].worker_processes() == runs["waiting"].worker_processes() == 0
 
 
 def test_callback_before_the_launch_is_answered_is_kept(

@@ -134,6 +134,7 @@ def test_dag_test_runs_the_whole_wait(
     assert printed.splitlines()[-1] == ("success" if succeeds else "failed")
 
 
+@pytest.mark.long
 def test_listener_is_notified_of_the_success(
     airflow: RealAirflow, answering: OutsideService, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy import delete
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.database.schema import callbacks, waits
@@ -17,12 +16,10 @@ pytestmark = pytest.mark.long
 
 
 async def lose_all_waits(inbox_url: str) -> None:
-    async def lose(connection: AsyncConnection) -> None:
+    inbox = await Inbox.open(inbox_url, retry_timeout=60)
+    async with inbox.database.begin() as connection:
         await connection.execute(delete(callbacks))
         await connection.execute(delete(waits))
-
-    inbox = await Inbox.open(inbox_url, retry_timeout=60)
-    await inbox.database.write(lose)
     await inbox.close()
 
 

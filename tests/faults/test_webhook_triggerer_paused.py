@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 from faults.support.launched import Launched
 from faults.support.triggerers import REASSIGNED, left_alone, resume_all_but_the_supervisor
 
@@ -61,6 +62,7 @@ def test_triggerer_that_comes_back_sends_nothing_and_cancels_nothing(
     after.end(requests=1)
 
 
+@pytest.mark.long
 def test_task_that_ended_meanwhile_is_left_alone_by_the_triggerer_that_comes_back(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:
