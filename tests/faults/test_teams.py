@@ -84,8 +84,8 @@ def teams(
             {
                 f"{settings}__INBOX_URL": inbox_url,
                 f"{settings}__ENDPOINT_URL": endpoint.url,
-                f"AIRFLOW_CONN__{name.upper()}___JOBS": service.url,
-                "AIRFLOW_CONN_JOBS": "http://127.0.0.1:9",
+                f"AIRFLOW_CONN__{name.upper()}___JOBS": f"{service.url}/http",
+                "AIRFLOW_CONN_JOBS": "http://127.0.0.1:9/http",
             },
             "--team-name",
             name,
@@ -133,6 +133,7 @@ def test_connection_of_a_team_in_the_database_is_one_clear_error_before_the_laun
         "connection_id": "stored_team_a",
         "conn_type": "http",
         "host": "127.0.0.1",
+        "schema": "http",
         "port": service.port,
         "team_name": "team_a",
     }
