@@ -15,6 +15,8 @@ from real_airflow import RealAirflow, Run, wait_until
 # Nothing of these depends on the inbox's database.
 once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
+# The state of a run that ends with a result.
+STATES = {"pass": "success", "fail": "failed"}
 GATES = ("stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail")
 
 
@@ -62,6 +64,12 @@ def script(airflow: RealAirflow, tmp_path: Path) -> Script:
     return Script(airflow, tmp_path / "script.json")
 
 
+@pytest.fixture
+def scripts(airflow: RealAirflow, tmp_path: Path) -> dict[str, Script]:
+    """One script for each result, for runs that go on side by side."""
+    return {result: Script(airflow, tmp_path / f"{result}.json") for result in STATES}
+
+
 def gates(run: Run, task_id: str = "ha") -> dict[str, str | None]:
     """Return the states of the four branches and the leaf."""
     states = run.task_states()
@@ -72,61 +80,62 @@ NOT_CHOSEN = dict.fromkeys((*GATES, "force-dag-fail"), "skipped")
 
 
 @pytest.mark.parametrize("dag_id", [pytest.param("ha", marks=pytest.mark.both_databases), "ha_on_the_loop"])
-@pytest.mark.parametrize("result, state", [("pass", "success"), ("fail", "failed")])
 def test_stop_ends_the_run_in_the_state_of_its_result_and_without_a_worker(
-    script: Script, dag_id: str, result: str, state: str
+    scripts: dict[str, Script], dag_id: str
 ) -> None:
-    script.says((result, "stop"))
-    script.start(dag_id)
+    for result, script in scripts.items():
+        script.says((result, "stop"))
+        script.start(dag_id)
 
-    [run] = script.ended(dag_id, state)
-    assert run.task("ha").xcom() == [result, "stop"]
-    failed = {"stop-fail": "failed", "force-dag-fail": "failed"}
-    assert gates(run) == NOT_CHOSEN | ({"stop-pass": "success"} if result == "pass" else failed)
-    assert run.worker_processes() == 0
+    for result, script in scripts.items():
+        [run] = script.ended(dag_id, STATES[result])
+        assert run.task("ha").xcom() == [result, "stop"]
+        failed = {"stop-fail": "failed", "force-dag-fail": "failed"}
+        assert gates(run) == NOT_CHOSEN | ({"stop-pass": "success"} if result == "pass" else failed)
+        assert run.worker_processes() == 0
 
 
-@pytest.mark.parametrize(
-    "result, state",
-    [("pass", "success"), pytest.param("fail", "failed", marks=pytest.mark.both_databases)],
-)
+@pytest.mark.both_databases
 def test_retrigger_starts_the_dag_again_with_one_worker_and_ends_the_run_in_the_state_of_its_result(
-    script: Script, result: str, state: str
+    scripts: dict[str, Script],
 ) -> None:
-    script.says((result, "retrigger"), ("pass", "stop"))
-    script.start("ha")
+    for result, script in scripts.items():
+        script.says((result, "retrigger"), ("pass", "stop"))
+        script.start("ha")
 
-    first, second = script.ended("ha", state, "success")
-    leaf = {"force-dag-fail": "failed"} if result == "fail" else {}
-    assert gates(first) == NOT_CHOSEN | {f"retrigger-{result}": "success"} | leaf
-    assert first.worker_starts() == [(f"ha-retrigger-{result}", 1)]
-    assert second.worker_processes() == 0
-    conf = second.client.get(second.path)["conf"]
-    assert conf["ha-retrigger"] == 1
-    assert datetime.fromisoformat(conf["ha-referencedate"])
-
-
-@pytest.mark.parametrize("result", ["pass", "fail"])
-def test_continue_goes_on_checking_until_the_check_says_otherwise(script: Script, result: str) -> None:
-    script.says((result, "continue"))
-    run = script.start("ha")
-    wait_until(lambda: len(script.asked()) > 3, "some checks")
-    assert run.task("ha").state == "deferred"
-    script.says(("pass", "stop"))
-
-    [run] = script.ended("ha", "success")
-    assert run.worker_processes() == 0
+    for result, script in scripts.items():
+        first, second = script.ended("ha", STATES[result], "success")
+        leaf = {"force-dag-fail": "failed"} if result == "fail" else {}
+        assert gates(first) == NOT_CHOSEN | {f"retrigger-{result}": "success"} | leaf
+        assert first.worker_starts() == [(f"ha-retrigger-{result}", 1)]
+        assert second.worker_processes() == 0
+        conf = second.client.get(second.path)["conf"]
+        assert conf["ha-retrigger"] == 1
+        assert datetime.fromisoformat(conf["ha-referencedate"])
 
 
-def test_timeout_retriggers_with_the_last_result(airflow: RealAirflow, tmp_path: Path) -> None:
-    states = {"pass": "success", "fail": "failed"}
-    scripts = {result: Script(airflow, tmp_path / f"{result}.json") for result in states}
+def test_continue_goes_on_checking_until_the_check_says_otherwise(scripts: dict[str, Script]) -> None:
+    for result, script in scripts.items():
+        script.says((result, "continue"))
+        script.start("ha")
+    for script in scripts.values():
+        wait_until(lambda script=script: len(script.asked()) > 3, "some checks")
+        [run] = script.chain("ha")
+        assert run.task("ha").state == "deferred"
+        script.says(("pass", "stop"))
+
+    for script in scripts.values():
+        [run] = script.ended("ha", "success")
+        assert run.worker_processes() == 0
+
+
+def test_timeout_retriggers_with_the_last_result(scripts: dict[str, Script]) -> None:
     for result, script in scripts.items():
         script.says((result, "continue"), ("pass", "stop"))
         script.start("ha_timeout")
 
     for result, script in scripts.items():
-        first, _second = script.ended("ha_timeout", states[result], "success")
+        first, _second = script.ended("ha_timeout", STATES[result], "success")
         assert first.task("ha").xcom() == [result, "retrigger"]
         assert first.worker_starts() == [(f"ha-retrigger-{result}", 1)]
 
@@ -172,15 +181,18 @@ def test_runtime_and_endtime_end_the_run_without_another_check(airflow: RealAirf
 
 
 @once
-@pytest.mark.parametrize("forced", [{"ha-force-run": True}, {"airflow_ha_force_run": True}])
 def test_forced_run_ignores_its_limits_and_so_do_those_that_it_starts(
-    script: Script, forced: dict[str, Any]
+    airflow: RealAirflow, tmp_path: Path
 ) -> None:
-    script.says(("pass", "retrigger"), ("pass", "retrigger"), ("pass", "stop"))
-    script.start("ha_limited", **forced)
+    # The second is airflow-ha's own name.
+    scripts = {name: Script(airflow, tmp_path / name) for name in ("ha-force-run", "airflow_ha_force_run")}
+    for name, script in scripts.items():
+        script.says(("pass", "retrigger"), ("pass", "retrigger"), ("pass", "stop"))
+        script.start("ha_limited", **{name: True})
 
-    runs = script.ended("ha_limited", "success", "success", "success")
-    assert [run.task("ha").xcom()[1] for run in runs] == ["retrigger", "retrigger", "stop"]
+    for script in scripts.values():
+        runs = script.ended("ha_limited", "success", "success", "success")
+        assert [run.task("ha").xcom()[1] for run in runs] == ["retrigger", "retrigger", "stop"]
 
 
 @once

@@ -83,26 +83,24 @@ def test_function_of_the_dag_file_takes_a_worker_for_each_check_and_none_between
     assert "plugins folder" in log
 
 
-# A coroutine that hangs blocks the whole loop, as that of any trigger would.
-@pytest.mark.parametrize(
-    ("dag_id", "task_id", "outcomes"),
-    [
-        ("ha_troubled", "thread", dict.fromkeys(("raises", "exits", "hangs", "nonsense"), "fail")),
-        (
-            "ha_troubled_on_the_loop",
-            "loop",
-            {"blocks": "pass", **dict.fromkeys(("raises", "exits", "nonsense"), "fail")},
-        ),
-    ],
-)
-def test_troubled_checks_fail_their_runs_and_others_go_on(
-    airflow: RealAirflow, tmp_path: Path, dag_id: str, task_id: str, outcomes: dict[str, str]
-) -> None:
+def test_troubled_checks_fail_their_runs_and_others_go_on(airflow: RealAirflow, tmp_path: Path) -> None:
     triggerer = airflow.triggerer
-    runs = {trouble: airflow.trigger(dag_id, {"trouble": trouble}) for trouble in outcomes}
-    for trouble, run in runs.items():
+    # A coroutine that hangs blocks the whole loop, as that of any trigger would.
+    outcomes = {
+        ("ha_troubled", "thread"): dict.fromkeys(("raises", "exits", "hangs", "nonsense"), "fail"),
+        ("ha_troubled_on_the_loop", "loop"): {
+            "blocks": "pass",
+            **dict.fromkeys(("raises", "exits", "nonsense"), "fail"),
+        },
+    }
+    runs = {
+        (dag_id, task_id, trouble): airflow.trigger(dag_id, {"trouble": trouble})
+        for (dag_id, task_id), troubles in outcomes.items()
+        for trouble in troubles
+    }
+    for (dag_id, task_id, trouble), run in runs.items():
         wait_until(lambda run=run: run.state in ENDED, f"{run} to end")
-        assert run.task(task_id).xcom() == [outcomes[trouble], "stop"]
+        assert run.task(task_id).xcom() == [outcomes[dag_id, task_id][trouble], "stop"]
         assert run.worker_processes() == 0
     assert triggerer.running
     other = tmp_path / "other.json"

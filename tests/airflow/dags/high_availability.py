@@ -29,7 +29,7 @@ with DAG("ha_on_the_loop", schedule=None):
     HighAvailabilitySensor(task_id="ha", **{**CHECK, "python_callable": "ha_checks.scripted_on_the_loop"})
 
 with DAG("ha_timeout", schedule=None):
-    HighAvailabilityOperator(task_id="ha", timeout=25, **CHECK)
+    HighAvailabilityOperator(task_id="ha", timeout=15, **CHECK)
 
 with DAG("ha_limited", schedule=None):
     HighAvailabilityOperator(task_id="ha", reference_date="start_date", maxretrigger=1, **CHECK)
