@@ -68,7 +68,8 @@ def rotate_channel(options: argparse.Namespace) -> int:
     scheme = with_inbox(lambda inbox: inbox.channels.scheme_of(options.name))
     if scheme == "none":
         raise InputError(
-            f"the channel {options.name} has no secret to rotate, because it accepts unauthenticated requests"
+            f"the channel {options.name} has no secret to rotate, because it accepts unauthenticated requests; to "
+            "verify requests, remove the channel, and add it again with another --verify"
         )
     secret, is_new = _secret(scheme, options.own_secret)
     old_for = options.old_valid_for * 3600

@@ -172,9 +172,11 @@ def encode_payload(argument: str, payload: Any) -> bytes:
             return payload.encode()
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{argument} has a lone surrogate, which UTF-8 cannot encode") from None
+        raise InputError(f"{argument} has a lone surrogate, which UTF-8 cannot encode; remove it") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{argument} is not a JSON value: {error}") from None
+        raise InputError(
+            f"{argument} is not a JSON value: {error}; convert it, for example with str()"
+        ) from None
 
 
 def _to_json(argument: str, message: Any) -> Any:

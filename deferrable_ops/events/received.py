@@ -56,7 +56,9 @@ class ReceivedEvents:
         check_names(names)
         check_keep(keep)
         if not names_in(condition) <= set(names):
-            raise InputError("condition= uses names that are missing in events=")
+            raise InputError(
+                "condition= uses names that are missing in events=; add these events, or correct the names"
+            )
         state = state or _EMPTY
         self._condition = condition
         self._names = tuple(names)

@@ -70,7 +70,9 @@ def check_secret(scheme: str, secret: str) -> None:
     :raises InputError: if the secret is empty, or if the secret does not have the form that the scheme requires.
     """
     if scheme not in SCHEMES or scheme == "none":
-        raise InputError(f"the verification scheme {scheme!r} uses no secret")
+        raise InputError(
+            f"the verification scheme {scheme!r} uses no secret; remove the secret, or choose another scheme"
+        )
     if not secret or not secret.isascii() or secret != secret.strip():
         raise InputError("the secret is empty, not ASCII, or has spaces around it; copy the secret again")
     if scheme == "standard-webhooks":

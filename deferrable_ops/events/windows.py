@@ -51,7 +51,9 @@ def since_moment(since: datetime | str | None, *, run_start: datetime, timezone:
     try:
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone)).astimezone(UTC)
     except OverflowError:
-        raise InputError(f"since={str(since)!r} is before the year 1 or after the year 9999 in UTC") from None
+        raise InputError(
+            f"since={str(since)!r} is before the year 1 or after the year 9999 in UTC; correct it"
+        ) from None
 
 
 def check_timeout(timeout: Any) -> float | str:

@@ -100,7 +100,7 @@ class Owner:
 
         While waiting, log the reason at doubling intervals, up to an hour.
 
-        :param task_log: the logger of the waiting task, to which the reason is logged.
+        :param task_log: the logger of the waiting task. The reason for waiting is written to this log.
         :param cancel: if True, wait until this process may also cancel external work.
         """
         if self.deployment.id is None and not self.deployment.is_awaited:

@@ -26,7 +26,7 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
+        raise InputError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     except yaml.YAMLError as error:
         # Do not include the error's text: it quotes the file, which may contain a password.
         raise InputError(f"{path} is not YAML{_location(error)}") from None

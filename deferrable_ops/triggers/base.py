@@ -365,7 +365,7 @@ class TaskTrigger(Launching, BaseTrigger):
             if attempt.try_number > 1 and self.attempt is None:
                 await delivery.clear_xcoms(attempt, self.xcoms_to_clear, self.log)
         if self._template_error is not None:
-            raise InputError(f"a template could not be rendered ({self._template_error})")
+            raise InputError(f"a template could not be rendered ({self._template_error}); correct it")
         self.validate()
         return attempt
 

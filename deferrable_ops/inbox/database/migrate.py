@@ -125,7 +125,7 @@ async def _version(connection: AsyncConnection) -> SchemaVersion:
 
 @cache
 def _script() -> str:
-    """Return the SQL that creates the tables of an in-memory inbox: for hundreds of tests, the migrations are slow."""
+    """Return the SQL that creates the tables of an in-memory inbox. The migrations would be too slow for many tests."""
     with create_engine("sqlite://").begin() as connection:
         _upgrade(connection)
         driver: Any = connection.connection.driver_connection

@@ -174,8 +174,8 @@ class Claim:
         while True:
             if await self.acquire() is not _ClaimResult.GRANTED:
                 raise ClaimLost(
-                    f"the work of the wait {self._wait_id} was already launched, the wait was settled, or "
-                    "another process now holds the claim on the launch"
+                    f"this process does not launch the work of the wait {self._wait_id}: the work was already "
+                    "launched, the wait was settled, or another process now holds the claim on the launch"
                 )
             until = self._held_until - self._launches.send_margin
             # This is false if the process was stopped during the query.

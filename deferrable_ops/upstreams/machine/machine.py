@@ -121,7 +121,8 @@ class MachineAddress:
                 raise InputError(f"environment has the name {name!r}; use only letters, digits and '_'")
             if "\0" in value:
                 raise InputError(
-                    f"environment[{name!r}] contains a null character, which is not allowed in environment variables"
+                    f"environment[{name!r}] contains a null character, which no environment variable may contain; "
+                    "remove it"
                 )
 
 

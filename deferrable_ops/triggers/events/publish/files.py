@@ -136,7 +136,7 @@ def _read(path: str, most: int) -> bytes:
             "make it readable under this path on every triggerer"
         ) from None
     if not is_file:
-        raise InputError(f"{path!r} is not a regular file")
+        raise InputError(f"{path!r} is not a regular file; give the path of a file")
     return content
 
 
@@ -144,7 +144,7 @@ def _values(path: str, content: bytes, file_format: str) -> list[Any]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"the file {path!r} is not UTF-8 at byte {error.start}") from None
+        raise InputError(f"the file {path!r} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
     if file_format == "json":
         value = _json(path, text)
         return value if isinstance(value, list) else [value]
