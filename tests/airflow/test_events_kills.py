@@ -14,6 +14,7 @@ def channel(airflow: RealAirflow) -> GitHubChannel:
     return GitHubChannel.add(airflow)
 
 
+@pytest.mark.long
 def test_triggerer_killed_between_two_events_loses_none_and_repeats_none(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:

@@ -49,6 +49,7 @@ def test_message_of_one_dag_releases_another_without_a_worker(
 
 
 @once
+@pytest.mark.long
 def test_files_are_published_completely_and_once_when_the_triggerer_is_killed(
     airflow: RealAirflow, conf: dict[str, str], kafka_server: RealKafka, tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ def test_tasks_in_a_group_have_the_groups_ids(script: Script) -> None:
 
 
 @once
+@pytest.mark.long
 def test_two_operators_of_one_dag_count_for_themselves(script: Script) -> None:
     script.says(("pass", "retrigger"), ("pass", "stop"))
     script.start("ha_two")
