@@ -13,7 +13,9 @@ _MAX_DOUBLINGS: Final = 20
 
 
 class Backoff:
-    """Computes the pauses between retries. Each consecutive failure doubles the pause. Pauses have jitter.
+    """Computes the pauses between retries.
+
+    A pause is a random time between half of an upper limit and this limit. Each consecutive failure doubles the limit.
 
     :param first_pause: the upper limit of the random pause after the first failure, in seconds.
     :param longest_pause: the upper limit of every pause, in seconds.

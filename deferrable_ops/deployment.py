@@ -99,7 +99,7 @@ async def _request_variable() -> Any:
     try:
         return await send(GetVariable(key=VARIABLE), rank=Rank.READ, timeout=_READ_TIMEOUT)
     except Exception as error:
-        log.warning("Could not read the Airflow Variable %s: %s", VARIABLE, type(error).__name__)
+        log.warning("Could not read the Airflow Variable %s; retrying: %s", VARIABLE, type(error).__name__)
         return None
 
 
@@ -109,7 +109,11 @@ def _read_variable() -> str | None:
     try:
         value: str | None = Variable.get(VARIABLE, default=None)
     except Exception as error:
-        log.warning("Could not read the Airflow Variable %s: %s", VARIABLE, type(error).__name__)
+        log.warning(
+            "Could not read the Airflow Variable %s, so this process does not know its deployment of Airflow: %s",
+            VARIABLE,
+            type(error).__name__,
+        )
         return None
     return value
 

@@ -119,7 +119,7 @@ ERRORS: Final[tuple[ErrorRow, ...]] = (
 CODES: Final[tuple[CodeRow, ...]] = (
     CodeRow(
         "postgres",
-        "a pooler in transaction mode, without notify = False",
+        "a pooler in transaction mode, although notify is not False",
         ErrorKind.DEPLOYMENT,
         frozenset({"DuplicatePreparedStatementError", "InvalidSQLStatementNameError"}),
         "the database is behind a pooler in transaction mode: set [deferrable_ops] notify = False",
@@ -158,7 +158,7 @@ CODES: Final[tuple[CodeRow, ...]] = (
     ),
     CodeRow(
         "postgres",
-        "a read-only replica, also during a failover",
+        "a read-only server, such as a replica or a server during a failover",
         ErrorKind.TEMPORARY,
         frozenset({"ReadOnlySQLTransactionError"}),
         "inbox_url must lead to the primary server, not to a read-only replica",

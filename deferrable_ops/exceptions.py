@@ -13,7 +13,7 @@ DeferrableOpsError
 ├── AirflowUnavailable        Airflow did not answer a trigger's request: retry
 ├── LaunchRefused             an external system refused to launch the work: fix the request
 ├── TokenRefused              a callback token is malformed, forged or revoked
-│   └── UnknownKey            the inbox has no key with the token's key id: compare inbox_url
+│   └── UnknownKey            the inbox has no key with the token's key id: compare inbox_url on all machines
 ├── DataflowError
 │   ├── DataflowUnavailable   Dataflow is unavailable: retry
 │   ├── DataflowRefused       Dataflow rejected the request permanently: fix the permission or the request
@@ -97,14 +97,19 @@ class TokenRefused(DeferrableOpsError):
 
 
 class UnknownKey(TokenRefused):
-    """The inbox has no key with the id in a callback token: the token is forged, or was made with another inbox.
+    """The inbox has no key with the id in a callback token.
+
+    The token is forged, or was made by an Airflow that uses another inbox.
 
     :param wait_id: the wait id in the callback token. The wait id is not verified, and it is not a secret.
     :param key_id: the key id in the callback token. The key id is not verified, and it is not a secret.
     """
 
     def __init__(self, wait_id: str, key_id: str) -> None:
-        super().__init__("this endpoint's inbox does not have the key; another inbox_url?")
+        super().__init__(
+            "this endpoint's inbox does not have the key that signed the token; "
+            "check that the endpoint and the triggerer have the same [deferrable_ops] inbox_url"
+        )
         self.wait_id = wait_id
         self.key_id = key_id
 
@@ -147,7 +152,9 @@ class DataflowLaunchRefused(LaunchRefused, DataflowRefused):
 
 
 class LaunchUncertain(DataflowError):
-    """It is unknown whether the Dataflow job was created: before a second launch, look for a job with the same name.
+    """It is unknown whether the Dataflow job was created.
+
+    Before a second launch, look for a job with the same name.
 
     :param already_exists: whether Dataflow responded that a job with this name is already active.
     :param code: the gRPC status of the response; "" if there was no response.

@@ -33,8 +33,8 @@ _UNQUOTED_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def check_expression(argument: str, expression: str) -> None:
     """Check a JMESPath expression at the time when a DAG is parsed.
 
-    Function calls are checked as well: an expression that calls an unknown function would never match a message, and
-    no error would show why.
+    Function calls are checked as well, because an expression that calls an unknown function would never match a
+    message, and no error would show why.
 
     :param argument: the argument's name, for the error message.
     :raises InputError: if the expression is malformed, compares with a string in double quotes, calls an unknown
@@ -109,7 +109,7 @@ def compiled(expression: str) -> Any:
 
 
 def _refuse_text_in_double_quotes(argument: str, expression: str) -> None:
-    """Reject ``state == "done"``: a word in double quotes is a field's name, so two fields would be compared."""
+    """Reject ``state == "done"``, which compares two fields, because a word in double quotes is a field's name."""
     tokens = list(Lexer().tokenize(expression))
     for before, token, after in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
         compared = any(beside and beside["type"] in _COMPARATORS for beside in (before, after))
@@ -126,14 +126,14 @@ def _check_call(argument: str, name: str, given: int) -> None:
     if known is None:
         raise InputError(
             f"{argument}= calls {name}(), which JMESPath does not have; "
-            "its functions are listed at jmespath.org/specification.html"
+            "use one of the functions at jmespath.org/specification.html"
         )
     takes = known["signature"]
     variadic = bool(takes) and bool(takes[-1].get("variadic"))
     if given < len(takes) or (given > len(takes) and not variadic):
         least = "at least " if variadic else ""
         raise InputError(
-            f"{argument}= calls {name}() with {given} arguments; the function takes {least}{len(takes)}"
+            f"{argument}= calls {name}() with {given} arguments, but the function takes {least}{len(takes)}"
         )
 
 

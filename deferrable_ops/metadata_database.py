@@ -28,7 +28,9 @@ _ENDED: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "r
 """The states of a task instance whose attempt is over."""
 _ROWS_PER_QUERY: Final = 500
 _TRIES: Final = 10
-_DESCRIPTION: Final = "The deployment of airflow-deferrable-ops. Written by the API server; do not change it."
+_DESCRIPTION: Final = (
+    "This Airflow's id for airflow-deferrable-ops. The API server writes the id; do not change it."
+)
 
 
 def ensure_deployment() -> str:
@@ -57,10 +59,10 @@ def ensure_deployment() -> str:
             log.info("This Airflow is deployment %s now (Airflow Variable %s)", new, VARIABLE)
         else:
             log.error(
-                "THE METADATA DATABASE IS A COPY, OR ITS ADDRESS HAS CHANGED: the deployment %s was made for another "
-                "host, port or database. This Airflow is deployment %s from now on, and does not use an inbox that "
-                "belongs to %s. Restart the triggerers of this Airflow. If it replaces the other Airflow, run: "
-                "deferrable-ops inbox adopt %s",
+                "THE METADATA DATABASE IS A COPY, OR ITS ADDRESS HAS CHANGED: the deployment id %s was made for "
+                "another host, port or database. This Airflow is deployment %s from now on, and does not use an inbox "
+                "that belongs to %s. Restart the triggerers of this Airflow. If this Airflow replaces the other "
+                "Airflow, run: deferrable-ops inbox adopt %s",
                 found,
                 new,
                 found,
@@ -68,7 +70,7 @@ def ensure_deployment() -> str:
             )
         return new
     raise DeploymentError(
-        f"the Airflow Variable {VARIABLE} cannot be written; set [deferrable_ops] deployment"
+        f"the Airflow Variable {VARIABLE} cannot be written; choose an id and set [deferrable_ops] deployment to it"
     )
 
 
@@ -84,17 +86,17 @@ def read_deployment() -> str:
         found, made_for = _parse(_read())
     except SQLAlchemyError as error:
         raise ConfigurationError(
-            f"cannot read Airflow's metadata database ({type(error).__name__}): give the id of the deployment, or run "
+            f"cannot read Airflow's metadata database ({type(error).__name__}); give the id of the deployment, or run "
             "the command on a machine on which [database] sql_alchemy_conn is set"
         ) from None
     if found is None:
         raise ConfigurationError(
-            f"this Airflow has no Airflow Variable {VARIABLE} yet: start its API server, set [deferrable_ops] "
+            f"this Airflow has no Airflow Variable {VARIABLE} yet; start its API server, set [deferrable_ops] "
             "deployment, or give the id of the deployment"
         )
     if made_for != _address_hash():
         raise ConfigurationError(
-            f"the Airflow Variable {VARIABLE} was made for another metadata database: start this Airflow's API "
+            f"the Airflow Variable {VARIABLE} was made for another metadata database; start this Airflow's API "
             "server, which makes a new id, or give the id of the deployment"
         )
     return found
@@ -196,7 +198,7 @@ def _parse(stored: Any) -> tuple[str | None, str | None]:
     if value is None:
         raise DeploymentError(
             f"the Airflow Variable {VARIABLE} cannot be decrypted; check that [core] fernet_key is the key with which "
-            "it was written"
+            "the Variable was written"
         )
     found = id_in(value)
     return found, None if found is None else json.loads(value).get("made_for")

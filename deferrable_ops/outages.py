@@ -2,7 +2,7 @@
 
 The client of an external system reports, in any thread, that the system failed or answered. An outage of a system on
 which a waiting task depends is written to the task's log after 30 s, and then at doubling intervals. If the task times
-out, the reason also names the outage. The inbox stores one row per outage; see `inbox/outages.py`.
+out, the reason of the failure also names the outage. The inbox stores one row per outage; see `inbox/outages.py`.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Outages:
 
     def write_due_lines(self) -> bool:
         """Call :meth:`Follower.write_due_lines` for the followers of the running event loop, one after the other, until
-        some tens of lines are written. Return whether the next call must go on with followers that are left.
+        some tens of lines are written. Return whether some followers had no turn and are left for the next call.
         """
         loop = asyncio.get_running_loop()
         now, active = self._clock(), {outage.source: outage for outage in self.active()}
@@ -253,12 +253,15 @@ class Outages:
 
 
 def kafka_source(conn_id: str) -> str:
-    """Return the name of a Kafka cluster for logs, made from the id of its Airflow connection."""
+    """Return the name of a Kafka cluster for logs. The name contains the id of its Airflow connection."""
     return sys.intern(f"Kafka ({conn_id})")
 
 
 def http_source(conn_id: str | None, url: str | None) -> str:
-    """Return the name of an HTTP service for logs, made from its Airflow connection's id or from its URL's host."""
+    """Return the name of an HTTP service for logs.
+
+    The name contains the id of the service's Airflow connection or, without a connection, the host in the URL.
+    """
     if conn_id is None:
         # An invalid URL fails the launch, with its own message.
         with suppress(ValueError):
@@ -267,7 +270,10 @@ def http_source(conn_id: str | None, url: str | None) -> str:
 
 
 def sqs_source(source: str) -> str:
-    """Return the name of an SQS queue for logs, made from the `source` of its events."""
+    """Return the name of an SQS queue for logs.
+
+    :param source: the `source` of the queue's events. The name contains the part after the first colon.
+    """
     return sys.intern(f"SQS ({source.partition(':')[2]})")
 
 

@@ -53,7 +53,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_json(data: dict[str, Any]) -> Outcome:
-    """Return the outcome from which :func:`outcome_to_json` made the given JSON object.
+    """Convert a JSON object that :func:`outcome_to_json` returned back to an outcome.
 
     :raises ValueError: if the JSON object is not an outcome.
     """

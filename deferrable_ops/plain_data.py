@@ -9,7 +9,10 @@ from typing import Any, Final
 from deferrable_ops.exceptions import InputError
 
 MAX_PAYLOAD_DEPTH: Final = 100
-"""How many levels of nested lists and objects a payload may have: Airflow's serialisers recurse at each level."""
+"""How many levels of nested lists and objects a payload may have.
+
+The number is limited because Airflow's serialisers call themselves for each level.
+"""
 
 
 def require_serializable(name: str, value: Any) -> None:
@@ -116,5 +119,7 @@ def _checked_key(path: str, key: Any) -> str:
     if not isinstance(key, str):
         raise InputError(f"{path} has the key {key!r}; JSON keys must be strings")
     if has_template(key):
-        raise InputError(f"{path} has the template {key!r} as a key; Airflow renders only values")
+        raise InputError(
+            f"{path} has the template {key!r} as a key; use a fixed key, because Airflow renders only values"
+        )
     return key

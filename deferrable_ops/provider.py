@@ -91,33 +91,35 @@ def get_provider_info() -> dict[str, Any]:
                         default="auto",
                     ),
                     "auto_upgrade": _option(
-                        "Create or upgrade the inbox's tables when a process opens the inbox. False: only "
-                        "deferrable-ops inbox upgrade changes them, and tasks wait until it has run.",
+                        "Create or upgrade the inbox's tables when a process opens the inbox. False: only the command "
+                        "deferrable-ops inbox upgrade changes the tables, and tasks wait until this command has run.",
                         default="True",
                         kind="boolean",
                     ),
                     "deployment": _option(
                         "Id of this deployment of Airflow, the same in all its components. Only the deployment that "
-                        "owns the inbox launches and cancels. Empty: the API server makes an id and keeps it in the "
-                        "Airflow Variable deferrable_ops_deployment.",
+                        "owns the inbox launches and cancels external work. Empty: the API server makes an id and "
+                        "keeps the id in the Airflow Variable deferrable_ops_deployment.",
                         default="",
                         example="production",
                     ),
                     "team": _option(
-                        "Team whose inbox and settings deferrable-ops serve and the other commands use, with [core] "
-                        "multi_team. Leave it empty for triggerers and workers, which know their team.",
+                        "With [core] multi_team: the team whose inbox and settings the command deferrable-ops uses, "
+                        "for example deferrable-ops serve. Leave this option empty for triggerers and workers, which "
+                        "know their team.",
                         default="",
                         example="team_a",
                     ),
                     "notify": _option(
-                        "Wake waits with Postgres' LISTEN/NOTIFY. Turn it off behind a connection pooler in "
-                        "transaction mode, such as PgBouncer; the inbox is then polled every second.",
+                        "Use Postgres' LISTEN/NOTIFY to notify waiting tasks of changes. Turn this option off behind a "
+                        "connection pooler in transaction mode, such as PgBouncer; the inbox is then polled every "
+                        "second.",
                         default="True",
                         kind="boolean",
                     ),
                     "protect_log": _option(
-                        "Buffer a triggerer's log, so that writing to it never blocks the event loop. Turn it off "
-                        "only to find out whether it causes a problem.",
+                        "Buffer a triggerer's log, so that writing to it never blocks the event loop. Turn "
+                        "this option off only to find out whether the buffer causes a problem.",
                         default="True",
                         kind="boolean",
                     ),

@@ -79,7 +79,8 @@ def inbox_url(team_name: str | None = None) -> str:
     except AirflowConfigException as error:
         # Leave out the error's text, because it may contain the output of a command.
         raise DeploymentError(
-            f"[{SECTION}] inbox_url cannot be read from its _CMD or _SECRET option: {type(error).__name__}"
+            f"[{SECTION}] inbox_url cannot be read ({type(error).__name__}); correct the command in inbox_url_cmd, or "
+            "the name of the secret in inbox_url_secret"
         ) from None
     if not url:
         return f"sqlite+aiosqlite:///{_airflow_home() / 'deferrable_ops.db'}"
@@ -98,7 +99,7 @@ def inbox_url(team_name: str | None = None) -> str:
     }.get(scheme)
     if driver is None:
         raise DeploymentError(
-            f"[{SECTION}] inbox_url starts with {scheme}://; use postgresql+asyncpg:// "
+            f"[{SECTION}] inbox_url starts with {scheme}://, which is not supported; use postgresql+asyncpg:// "
             "(or sqlite+aiosqlite:// on a single machine)"
         )
     return f"{driver}://{rest}"
@@ -110,14 +111,15 @@ def endpoint_url() -> str | None:
     Return the option ``endpoint_url`` if it is set. If ``endpoint_url`` is not set, return ``[api] base_url`` followed
     by ``/deferrable-ops``. Return None if neither ``endpoint_url`` nor ``base_url`` is set.
 
-    :raises ConfigurationError: if the team of this process has its own inbox, but no endpoint of its own.
+    :raises ConfigurationError: if the team of this process has its own ``inbox_url``, but no ``endpoint_url`` of its
+        own.
     """
     name = team()
     if name is not None and has_own_option("inbox_url", name) and not has_own_option("endpoint_url", name):
         raise ConfigurationError(
-            f"the team {name} has its own inbox_url, but no endpoint that uses this inbox, so callbacks would not be "
+            f"the team {name} has its own inbox_url, but no endpoint_url of its own, so callbacks would not be "
             f"accepted; run `deferrable-ops serve` with AIRFLOW__DEFERRABLE_OPS__TEAM={name}, and set "
-            f"AIRFLOW__{name.upper()}___DEFERRABLE_OPS__ENDPOINT_URL to its URL"
+            f"AIRFLOW__{name.upper()}___DEFERRABLE_OPS__ENDPOINT_URL to the URL of that endpoint"
         )
     url = _option("endpoint_url", "")
     if url:

@@ -66,9 +66,10 @@ async def send(message: Any, *, rank: Rank, timeout: float) -> Any:
 
 
 async def warm_up() -> Any:
-    """Make the first call of this process to the supervisor process, unless it has been made, and return the reply.
+    """Make this process's first call to the supervisor process, and return the reply.
 
-    The reply is None if the supervisor process did not answer.
+    If the first call was already made, return the reply to that call. The reply is None if the supervisor process did
+    not answer.
     """
     loop = asyncio.get_running_loop()
     if loop not in _warm_ups:
@@ -91,7 +92,7 @@ async def _first_call() -> Any:
             reply = await comms.asend(GetVariable(key=WARM_UP_VARIABLE))
     except Exception as error:
         log.warning(
-            "Airflow's supervisor process did not answer this triggerer's first call: %s",
+            "Airflow's supervisor process did not answer this triggerer's first call; later calls are made anyway: %s",
             type(error).__name__,
         )
         return None

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class ReadyCheck:
-    """A check whose arguments are plain data, so that a triggerer can create the same check again.
+    """A check whose arguments are plain data, so that a triggerer can create an equal check.
 
     :param on_pass: the `Action` that the check returns together with ``Result.PASS``.
     :param on_fail: the `Action` that the check returns together with ``Result.FAIL``.
@@ -59,7 +59,7 @@ class ReadyCheck:
         return f"{cls.__module__}.{cls.__qualname__}"
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of this check as plain data, from which the same check can be created."""
+        """Return the arguments of this check as plain data, from which an equal check can be created."""
         return {
             field.name: str(value) if isinstance(value := getattr(self, field.name), Action) else value
             for field in fields(self)

@@ -41,5 +41,5 @@ class FileCheck(ReadyCheck):
             return f"{self.file}: {error.strerror or error}"
         age = time.time() - changed_at
         if self.max_age is not None and age > self.max_age:
-            return f"{self.file} was changed {age:.0f} s ago, more than max_age={self.max_age:g} s"
+            return f"{self.file} was changed {age:.0f} s ago, which is longer than max_age={self.max_age:g} s"
         return None

@@ -71,9 +71,9 @@ class HttpCheck(ReadyCheck):
             return f"{place} could not be reached: {type(error).__name__}"
         expected = self.expected_status
         if answer.status not in expected if isinstance(expected, list) else not 200 <= answer.status < 300:
-            return f"{place} answered with status {answer.status}"
+            return f"{place} answered with the status {answer.status}, which is not expected"
         if self.contains is not None and self.contains not in answer.text:
-            return f"{place} answered without the text of contains="
+            return f"{place} answered, but the first 64 KiB of the body do not contain the text of contains="
         return None
 
 
@@ -82,7 +82,7 @@ def _statuses(expected: Any) -> list[int] | None:
         return None
     statuses = [expected] if isinstance(expected, int) else expected
     if not isinstance(statuses, (list, tuple, set, range)) or not statuses:
-        raise InputError(f"expected_status={expected!r} must be an HTTP status, or a list of them")
+        raise InputError(f"expected_status={expected!r} must be an HTTP status, or a list of HTTP statuses")
     for status in statuses:
         if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
             raise InputError(

@@ -51,7 +51,7 @@ class TcpCheck(ReadyCheck):
         except TimeoutError:
             return f"{self.host}:{self.port} did not answer within {self.timeout:g} s"
         except OSError as error:
-            return f"{self.host}:{self.port}: {error}"
+            return f"{self.host}:{self.port} could not be reached: {error}"
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()

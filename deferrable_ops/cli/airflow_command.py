@@ -20,14 +20,14 @@ def airflow_commands() -> list[CLICommand]:
     return [
         ActionCommand(
             name="deferrable-ops",
-            help="Tasks that wait in the Triggerer: endpoint, waits, channels, inbox",
+            help="Manage tasks that wait in the Triggerer: their endpoint, waits, channels and inbox",
             func=run,
             args=(
                 Arg(  # type: ignore[no-untyped-call]
                     ("arguments",),
                     nargs=argparse.REMAINDER,
                     metavar="COMMAND ...",
-                    help="a command of deferrable-ops; `airflow deferrable-ops waits --help` describes one",
+                    help="a command of deferrable-ops, for example `waits`, and its arguments, for example `--help`",
                     type=str,
                 ),
             ),

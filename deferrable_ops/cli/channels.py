@@ -1,7 +1,8 @@
 """The command ``deferrable-ops channels``: manages channels, the URLs to which outside systems post events.
 
-A secret that the command generates is printed only once. A secret that a vendor issued is read from standard input or a
-prompt and not from an argument, because every user of the machine can see the arguments of a running command.
+A secret that the command generates is printed only once. A secret that a vendor issued is read from standard input or
+from a prompt. No argument contains a secret, because every user of the machine can see the arguments of a running
+command.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ def add_channel(options: argparse.Namespace) -> int:
             "add --allow-unauthenticated to confirm this"
         )
     if scheme != "none" and options.allow_unauthenticated:
-        raise InputError("--allow-unauthenticated is allowed only with --verify none")
+        raise InputError(
+            "--allow-unauthenticated is allowed only with --verify none; remove the option, or give --verify none"
+        )
     if scheme == "none" and options.own_secret:
-        raise InputError("--own-secret is not allowed with --verify none, because that channel has no secret")
+        raise InputError(
+            "--own-secret is not allowed with --verify none, because such a channel has no secret; remove --own-secret"
+        )
     secret, is_new = (None, False) if scheme == "none" else _secret(scheme, options.own_secret)
     with_inbox(lambda inbox: inbox.channels.add(name, scheme, secret))
     print(f"The channel {name} accepts events at {_url(name)}")
@@ -77,7 +82,7 @@ def rotate_channel(options: argparse.Namespace) -> int:
     if old_for:
         print(f"The old secret of {options.name} is valid for another {options.old_valid_for:g} hours")
     else:
-        print(f"The old secret of {options.name} is refused within 5 s")
+        print(f"The endpoint stops accepting the old secret of {options.name} within 5 s")
     _print_secret(secret if is_new else None)
     return 0
 
@@ -97,10 +102,16 @@ def add_commands(commands: Any) -> None:
     channels = add_command(commands, "channels", "manage the addresses to which outside systems post events")
     subcommands = channels.add_subparsers(required=True, metavar="COMMAND")
     added = add_command(subcommands, "add", "add a channel", add_channel)
-    added.add_argument("name", metavar="NAME", help="letters, digits, '.', '_' and '-'; a part of the URL")
+    added.add_argument(
+        "name",
+        metavar="NAME",
+        help="name of the channel, as it appears in the URL: letters, digits, '.', '_' and '-'",
+    )
     added.add_argument("--verify", required=True, choices=_SCHEMES, help="how requests are verified")
     added.add_argument(
-        "--allow-unauthenticated", action="store_true", help="confirm --verify none: anyone may post"
+        "--allow-unauthenticated",
+        action="store_true",
+        help="confirm that with --verify none, anyone may post events",
     )
     listed = add_command(subcommands, "list", "list channels", list_channels)
     listed.add_argument("--json", action="store_true", help="print a JSON array")
@@ -111,13 +122,13 @@ def add_commands(commands: Any) -> None:
         type=_hours,
         default=24.0,
         metavar="HOURS",
-        help="how long the old secret stays valid; use 0 after a leak; default: %(default)g",
+        help="for how many hours the old secret stays valid; give 0 if the old secret was leaked; default: %(default)g",
     )
     for command in (added, rotated):
         command.add_argument(
             "--own-secret",
             action="store_true",
-            help="read the secret from standard input or a prompt; always on for slack and stripe",
+            help="read the secret from standard input or a prompt; slack and stripe do not need this option",
         )
     removed = add_command(subcommands, "remove", "remove a channel", remove_channel)
     removed.add_argument("name", metavar="NAME")
@@ -137,7 +148,7 @@ def _secret(scheme: str, own: bool) -> tuple[str, bool]:
 
 def _print_secret(secret: str | None) -> None:
     if secret is not None:
-        print(f"Its secret, which is not shown again: {secret}")
+        print(f"Copy the channel's secret now, because it is not shown again: {secret}")
 
 
 def _url(name: str) -> str:

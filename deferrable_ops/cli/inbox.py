@@ -47,10 +47,12 @@ def upgrade_inbox(options: argparse.Namespace) -> int:
             version = await schema_version(database)
         finally:
             await database.close()
-        reader = f", for releases that know {version.oldest_reader} or newer" if version.oldest_reader else ""
-        print(f"The inbox has schema {version.number or 'none'}{reader}; this release has {HEAD}")
+        reader = (
+            f", for releases with schema {version.oldest_reader} or newer" if version.oldest_reader else ""
+        )
+        print(f"The inbox has schema {version.number or 'none'}{reader}; this release has schema {HEAD}")
         if version.is_too_new:
-            print("Install a newer release: this one cannot use the tables")
+            print("This release is too old to use the tables; install a newer release")
         elif version.is_outdated:
             print("Upgrade the tables with: deferrable-ops inbox upgrade")
         return int(version.is_too_new or version.is_outdated)
@@ -83,11 +85,11 @@ def adopt_inbox(options: argparse.Namespace) -> int:
 
     deployment: str = options.deployment or read_deployment()
     before = with_inbox(lambda inbox: inbox.owner.adopt(deployment))
-    print(f"The inbox belongs to deployment {deployment}")
+    print(f"The inbox now belongs to deployment {deployment}")
     if before is not None and before.deployment != deployment:
         print(
-            f"Before, it belonged to deployment {before.deployment} since {time_text(before.adopted_at)}. The tasks of "
-            "that deployment now wait, and launch and cancel nothing"
+            f"The owner before was deployment {before.deployment}, since {time_text(before.adopted_at)}. The tasks of "
+            "this previous owner keep waiting, but no longer launch or cancel external work"
         )
     return 0
 
@@ -134,14 +136,16 @@ def export_inbox(options: argparse.Namespace) -> int:
         # The file contains the keys that sign tokens.
         descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise InputError(f"cannot create the file {options.file}: {error.strerror}") from None
+        raise InputError(
+            f"cannot create the file {options.file}: {error.strerror}; give the path of a new file"
+        ) from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         written = with_inbox(
             lambda inbox: Transfer(inbox.database).write_to(file), retry_timeout=_LONG_TIMEOUT
         )
     print(f"Exported {_in_words(written)} to {options.file}")
     print(
-        "The file contains the keys that sign callback tokens: keep it secret, and delete it after the import"
+        "The file contains the keys that sign callback tokens; keep the file secret, and delete it after the import"
     )
     return 0
 
@@ -154,7 +158,9 @@ def import_inbox(options: argparse.Namespace) -> int:
     try:
         file = Path(options.file).open(encoding="utf-8")  # noqa: SIM115
     except OSError as error:
-        raise InputError(f"cannot read the file {options.file}: {error.strerror}") from None
+        raise InputError(
+            f"cannot read the file {options.file}: {error.strerror}; give a file of `inbox export`"
+        ) from None
     with file:
         added = with_inbox(
             lambda inbox: Transfer(inbox.database).read_from(file), retry_timeout=_LONG_TIMEOUT
@@ -188,10 +194,10 @@ def _in_words(numbers: dict[str, int]) -> str:
 def rotate_keys(options: argparse.Namespace) -> int:
     """Create a new key, which signs the callback tokens of new waits."""
     made = with_inbox(lambda inbox: inbox.keys.rotate(revoke_old=options.revoke_old))
-    print(f"New waits are signed with key {made}")
+    print(f"The callback tokens of new waits are signed with key {made}")
     if options.revoke_old:
         print(
-            "Tokens of all older keys are refused within 5 s; clear the tasks that still wait with such a token"
+            "The endpoint refuses tokens of older keys within 5 s; clear the tasks that still wait with such a token"
         )
     return 0
 
@@ -203,18 +209,18 @@ def add_commands(commands: Any) -> None:
     upgrade.add_argument(
         "--check",
         action="store_true",
-        help="change nothing; exit status 1 if the tables do not fit this release",
+        help="do not change the tables; the exit code is 1 if this release cannot use the tables or must upgrade them",
     )
     prune = add_command(inbox, "prune", "delete old waits and events", prune_inbox)
     prune.add_argument(
         "--days",
         type=positive(float),
-        help="retention of settled waits; default: [deferrable_ops] wait_retention_days",
+        help="for how many days settled waits are kept; default: [deferrable_ops] wait_retention_days",
     )
     adopt = add_command(
         inbox,
         "adopt",
-        "make a deployment of Airflow the owner of the inbox; only its processes launch and cancel",
+        "make a deployment of Airflow the owner of the inbox; only the owner launches and cancels external work",
         adopt_inbox,
     )
     adopt.add_argument(
@@ -223,17 +229,30 @@ def add_commands(commands: Any) -> None:
         metavar="DEPLOYMENT",
         help="id of the deployment, as the logs show it; default: the deployment of this Airflow",
     )
-    stats = add_command(inbox, "stats", "show numbers of rows, size and hosts", show_statistics)
+    stats = add_command(
+        inbox, "stats", "show how many rows the inbox has, its size, and its hosts", show_statistics
+    )
     stats.add_argument("--json", action="store_true", help="print a JSON object")
     exported = add_command(
-        inbox, "export", "write the inbox to a file, to move it to another database", export_inbox
+        inbox, "export", "write the inbox to a file, to move the inbox to another database", export_inbox
     )
-    exported.add_argument("file", metavar="FILE", help="a new file; it contains secrets")
-    imported = add_command(inbox, "import", "read a file of `export` into an empty inbox", import_inbox)
+    exported.add_argument("file", metavar="FILE", help="path of a new file, which will contain secrets")
+    imported = add_command(
+        inbox, "import", "fill an empty inbox with the rows of a file that `export` wrote", import_inbox
+    )
     imported.add_argument("file", metavar="FILE")
-    add_command(inbox, "rotate-fernet", "encrypt secrets with the new [core] fernet_key", rotate_fernet_key)
+    add_command(
+        inbox,
+        "rotate-fernet",
+        "encrypt the inbox's secrets with the first key of [core] fernet_key",
+        rotate_fernet_key,
+    )
     keys = add_command(commands, "keys", "manage the keys that sign callback tokens").add_subparsers(
         required=True
     )
-    rotate = add_command(keys, "rotate", "sign new waits with a new key", rotate_keys)
-    rotate.add_argument("--revoke-old", action="store_true", help="refuse the tokens of all older keys")
+    rotate = add_command(
+        keys, "rotate", "create a key, which signs the callback tokens of new waits", rotate_keys
+    )
+    rotate.add_argument(
+        "--revoke-old", action="store_true", help="refuse the callback tokens that older keys signed"
+    )

@@ -59,7 +59,7 @@ def serve(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "deferrable-ops",
-        description="Airflow tasks that wait in the Triggerer: endpoint, waits, channels, inbox.",
+        description="Manage Airflow tasks that wait in the Triggerer: their endpoint, waits, channels and inbox.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands)
@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_serve(commands: Any) -> None:
     command = add_command(commands, "serve", "serve the endpoint outside Airflow's API server", serve)
     # On all interfaces, because outside services connect from other machines.
-    command.add_argument("--host", default="0.0.0.0", help="default: %(default)s")  # noqa: S104
-    command.add_argument("--port", type=int, default=8090, help="default: %(default)s")
+    command.add_argument("--host", default="0.0.0.0", help="listening address; default: %(default)s")  # noqa: S104
+    command.add_argument("--port", type=int, default=8090, help="port of the endpoint; default: %(default)s")
     command.add_argument(
         "--workers", type=positive(int), default=1, help="number of processes; default: %(default)s"
     )
@@ -85,7 +85,11 @@ def _add_serve(commands: Any) -> None:
         help="comma-separated addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted; "
         "default: %(default)s",
     )
-    command.add_argument("--certificate", metavar="FILE", help="TLS certificate; default: plain HTTP")
+    command.add_argument(
+        "--certificate",
+        metavar="FILE",
+        help="TLS certificate; without a certificate, the endpoint serves plain HTTP",
+    )
     command.add_argument(
         "--log-format",
         choices=("text", "json"),

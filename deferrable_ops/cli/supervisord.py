@@ -1,7 +1,7 @@
 """The command ``deferrable-ops supervisord``.
 
-The command renders the configuration of a supervisord, lists the supervisords that the inbox records, and deletes such
-a record.
+The command renders the configuration of a supervisord, lists the supervisords that the inbox records, and deletes the
+inbox's record of a supervisord.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ def forget_daemon(options: argparse.Namespace) -> int:
             f"the inbox has no record of the supervisord {options.name}; "
             "run `deferrable-ops supervisord list` to see the names"
         )
-    print(f"The supervisord {options.name} on {forgotten.host} is forgotten; another host may start it now")
-    print(f"If {forgotten.host} comes back, stop the supervisord there")
+    print(
+        f"The record of the supervisord {options.name} on {forgotten.host} is deleted; another host may start this "
+        "supervisord now"
+    )
+    print(f"If the host {forgotten.host} comes back, stop the supervisord on that host")
     return 0
 
 

@@ -94,7 +94,7 @@ async def _answered(inbox: Inbox, *conditions: ColumnElement[bool]) -> list[Wait
 
 
 async def _orphaned(inbox: Inbox, *conditions: ColumnElement[bool]) -> list[Wait]:
-    """Return the unended waits that meet the conditions and have no task instance in Airflow's metadata database."""
+    """Return the waits without an outcome that meet the conditions and have no task instance in Airflow's database."""
     from deferrable_ops.inbox.database.schema import waits
     from deferrable_ops.metadata_database import find_orphaned
 
@@ -151,32 +151,41 @@ def add_commands(commands: Any) -> None:
     chosen.add_argument(
         "--answered",
         action="store_true",
-        help="waits that have an outcome although Airflow has not ended their task; reads Airflow's metadata database",
+        help="list waits that have an outcome, but whose task has not ended in Airflow's metadata database",
     )
     chosen.add_argument(
         "--orphaned",
         action="store_true",
-        help="waits whose task instance this Airflow does not have, because it was deleted or belongs to another "
-        "Airflow; these waits end at their deadline; reads Airflow's metadata database",
+        help="list waits whose task instance is not in Airflow's metadata database, because the task instance was "
+        "deleted or belongs to another Airflow; these waits end at their deadline",
     )
     listed.add_argument("--dag", metavar="DAG_ID")
     listed.add_argument("--task", metavar="TASK_ID")
     listed.add_argument("--run-id", metavar="RUN_ID")
     listed.add_argument(
-        "--since", type=_since, metavar="TIME", help="registered since then: 30m, 2h, 7d, or an ISO 8601 time"
+        "--since",
+        type=_since,
+        metavar="TIME",
+        help="list only waits registered since this ISO 8601 time, or in the last 30m, 2h or 7d",
     )
     listed.add_argument("--limit", type=positive(int), default=100, help="default: %(default)s")
     listed.add_argument(
-        "--count", action="store_true", help="print only the number of waits, without --limit"
+        "--count", action="store_true", help="print only the number of waits; --limit has no effect"
     )
     listed.add_argument("--json", action="store_true", help="print a JSON array")
-    sent = add_command(commands, "send", "answer a wait by hand; an audit row is kept", send)
+    sent = add_command(
+        commands, "send", "send a callback to a wait by hand; the inbox keeps a row for auditing", send
+    )
     sent.add_argument("verb", choices=("success", "failure", "skip", "heartbeat"))
     sent.add_argument("wait", type=_wait_id, metavar="WAIT", help="id of the wait, as `waits` shows it")
     sent.add_argument(
-        "--json", metavar="TEXT", help="body of the callback; default: null for success, otherwise an object"
+        "--json",
+        metavar="TEXT",
+        help="body of the callback, as JSON; default: null for success, otherwise an object",
     )
-    sent.add_argument("--reason", required=True, help="the reason, for the audit row")
+    sent.add_argument(
+        "--reason", required=True, help="why you send the callback; the inbox stores the reason for auditing"
+    )
 
 
 def _since(text: str) -> float:
@@ -192,7 +201,7 @@ def _since(text: str) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no time; write 30m, 2h, 7d or 2026-01-31T12:00:00Z"
+            f"{text!r} is not a time; write 30m, 2h, 7d or 2026-01-31T12:00:00Z"
         ) from None
 
 

@@ -56,8 +56,8 @@ def create_app(
 ) -> FastAPI:
     """Create the endpoint's app.
 
-    :param component: the process in which the app runs, which the inbox records with its host: Airflow's API server, or
-        a standalone endpoint.
+    :param component: the kind of process in which the app runs: Airflow's API server, or a standalone endpoint. The
+        inbox records the component and its host.
     :param background: jobs that run during the app's lifespan, in addition to `announce`, `announce_host` and `prune`.
         Each job receives the inbox, and is restarted after it raises an exception.
     """
@@ -116,9 +116,14 @@ class Endpoint(FastAPI):
         except UnknownChannel as error:
             return json_response(404, {"error": str(error)})
         except InboxUnavailable as error:
-            log.warning("Answered a request with 503: %s", error)
+            log.warning(
+                "Answered a request with 503; the sender should repeat the request later. The error was: %s",
+                error,
+            )
         except TimeoutError:
-            log.warning("Answered a request with 503: the inbox did not answer in time")
+            log.warning(
+                "Answered a request with 503, because the inbox did not answer in time; the sender should repeat it"
+            )
         except ConfigurationError as error:
             # No 503: a service would repeat its request in vain until the error is fixed.
             log.error(
@@ -128,7 +133,7 @@ class Endpoint(FastAPI):
         except (Disconnected, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("Answered a request with 500")
+            log.exception("Answered a request with 500, because the endpoint raised an unexpected error")
             return json_response(500, {"error": "internal error; see the endpoint's log"})
         retry_after = (b"retry-after", b"%d" % self._retry_after.failed())
         return json_response(503, {"error": "the inbox is unavailable; try again later"}, (retry_after,))
@@ -162,4 +167,6 @@ class Endpoint(FastAPI):
 
 
 def _not_allowed(allowed: str) -> JsonResponse:
-    return json_response(405, {"error": f"the method must be {allowed}"}, ((b"allow", allowed.encode()),))
+    return json_response(
+        405, {"error": f"this path accepts only the HTTP methods {allowed}"}, ((b"allow", allowed.encode()),)
+    )

@@ -46,7 +46,9 @@ def bearer_token(scope: Scope) -> str:
     """
     scheme, _, token = (header(scope, b"authorization") or b"").partition(b" ")
     if scheme.lower() != b"bearer" or not token:
-        raise unauthorized("the header Authorization: Bearer <token> is missing")
+        raise unauthorized(
+            "the header Authorization: Bearer <token> is missing; send the token in this header"
+        )
     return token.strip().decode("latin-1")
 
 

@@ -1,4 +1,4 @@
-"""Background jobs of the endpoint, which run beside its requests."""
+"""Background jobs that the endpoint runs while it handles requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ async def announce(inbox: Inbox) -> None:
 
 
 def announce_host(component: Component) -> BackgroundJob:
-    """Return a job that records once a minute that a component of Airflow, or an endpoint, runs on this host."""
+    """Return a job that records in the inbox, once a minute, that `component` runs on this host.
+
+    :param component: a component of Airflow, or an endpoint.
+    """
 
     async def announce_host(inbox: Inbox) -> None:
         await inbox.hosts.announce(component)
@@ -52,7 +55,7 @@ async def run_in_background(
     Errors of jobs are logged and not raised, because a raised error would stop the whole API server.
 
     :param first_backoff: the upper limit of the random pause before a job is restarted after its first error, in
-        seconds. The pause doubles with each further error, up to 30 s.
+        seconds. This limit doubles with each further error, up to 30 s.
     """
     tasks = [
         asyncio.create_task(_run_with_retries(job, inbox, first_backoff), name=f"deferrable-ops {_name(job)}")
@@ -67,7 +70,7 @@ async def run_in_background(
         try:
             await inbox.close()
         except Exception:
-            log.exception("Could not close the inbox")
+            log.exception("Could not close the inbox while the endpoint stopped; no action is needed")
 
 
 async def _run_with_retries(job: BackgroundJob, inbox: LazyInbox, first_backoff: float) -> None:

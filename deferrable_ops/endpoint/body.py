@@ -29,8 +29,8 @@ class BodyReader:
 
     All requests share one timer, because a separate timer for each request would make each request 6 µs slower.
 
-    :param seconds: how many seconds after :meth:`read` was called a body must be complete; this is checked once a
-        second.
+    :param seconds: the time limit, in seconds after the call of :meth:`read`. The endpoint checks once a second whether
+        a body exceeds this limit.
     """
 
     def __init__(self, seconds: float = BODY_SECONDS) -> None:
@@ -90,10 +90,13 @@ async def _read(receive: Receive, limit: int) -> bytes:
 def parse_json(body: bytes) -> Any:
     """Parse JSON, and check that Airflow, Postgres and SQLite can store the value.
 
-    NaN and Infinity are rejected, because RFC 8259 defines JSON without NaN and Infinity. Values that could be parsed
-    but not stored are also rejected: integers beyond 64 bits (an XCom is sent as MessagePack), numbers beyond the range
-    of a double, U+0000 and lone surrogates (Postgres stores neither), and nesting deeper than
-    :data:`MAX_PAYLOAD_DEPTH`.
+    NaN and Infinity are rejected, because RFC 8259 defines JSON without NaN and Infinity. The following values are also
+    rejected, because they cannot be stored:
+
+    * an integer that does not fit into 64 bits, or a number that does not fit into a double, because XComs are sent as
+      MessagePack,
+    * the character U+0000, or one of U+D800 to U+DFFF without its other half, because Postgres cannot store them, or
+    * more nested levels than :data:`MAX_PAYLOAD_DEPTH`.
 
     :raises RequestRejected: with status 400, if the body is not JSON or its value cannot be stored.
     """
@@ -102,7 +105,9 @@ def parse_json(body: bytes) -> Any:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise RequestRejected(400, f"the body is not JSON: byte {error.start} is not UTF-8") from None
+        raise RequestRejected(
+            400, f"the body is not JSON, because byte {error.start} is not UTF-8; encode it as UTF-8"
+        ) from None
     try:
         value = _DECODER.decode(text)
     except RecursionError:
@@ -112,7 +117,10 @@ def parse_json(body: bytes) -> Any:
     if text.count("[") + text.count("{") > MAX_PAYLOAD_DEPTH and is_nested_deeper(value, MAX_PAYLOAD_DEPTH):
         raise _too_deep()
     if "\\u" in text and _has_unstorable_character(text, value):
-        raise RequestRejected(400, "the body holds \\u0000 or a lone surrogate, which cannot be stored")
+        raise RequestRejected(
+            400,
+            "the body cannot be stored; remove \\u0000, and every \\ud800 to \\udfff without its other half",
+        )
     return value
 
 
@@ -125,17 +133,24 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def _too_large(limit: int) -> RequestRejected:
-    return RequestRejected(413, f"the body is larger than {limit} bytes ([deferrable_ops] max_payload_bytes)")
+    return RequestRejected(
+        413,
+        f"the body is larger than {limit} bytes; send a smaller body, or raise [deferrable_ops] max_payload_bytes",
+    )
 
 
 def _too_slow(seconds: float) -> RequestRejected:
     return RequestRejected(
-        408, f"the body was not complete after {seconds:g} s", ((b"connection", b"close"),)
+        408,
+        f"the body was not complete after {seconds:g} s; send the request again",
+        ((b"connection", b"close"),),
     )
 
 
 def _too_deep() -> RequestRejected:
-    return RequestRejected(400, f"the body is nested deeper than {MAX_PAYLOAD_DEPTH} levels")
+    return RequestRejected(
+        400, f"the body is nested deeper than {MAX_PAYLOAD_DEPTH} levels; send fewer levels"
+    )
 
 
 def _has_unstorable_character(text: str, value: Any) -> bool:
@@ -162,7 +177,7 @@ def _double(text: str) -> float:
 
 
 def _constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a JSON value")
+    raise ValueError(f"{text} is not a JSON value; send null or a string")
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_double, parse_constant=_constant)

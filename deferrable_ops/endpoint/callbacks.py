@@ -1,8 +1,8 @@
 """``/callbacks/{token}``: POST records a callback of a wait, and GET returns the state of the wait.
 
 A request is checked in the order that ``docs/callbacks.md`` promises: the token's signature, the size of the body, the
-JSON of the body, the fields of the callback's verb, the form of the Idempotency-Key. After the endpoint's checks, the
-inbox checks for duplicates and checks the state of the wait.
+JSON of the body, the fields that the callback's verb knows, the form of the Idempotency-Key. After the endpoint's
+checks, the inbox checks for duplicates and checks the state of the wait.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def idempotency_key(scope: Scope) -> str | None:
         return None
     if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
         raise RequestRejected(
-            400, "Idempotency-Key must be given once, with 1 to 255 visible ASCII characters"
+            400, "the header Idempotency-Key is invalid; send it once, with 1 to 255 visible ASCII characters"
         )
     return bytes(given[0]).decode("ascii")
 
@@ -107,7 +107,7 @@ def check_body(verb: Verb, payload: Any) -> None:
 
 def _fields(verb: Verb, payload: Any, known: str) -> dict[str, Any]:
     if not isinstance(payload, dict):
-        raise InputError(f"the body of the {verb} callback must be a JSON object; it may have {known}")
+        raise InputError(f"the body of the {verb} callback must be a JSON object, which may have {known}")
     return payload
 
 

@@ -1,8 +1,8 @@
 """POST of ``/channels/{name}``: verifies the events that outside systems post, and stores each event once.
 
-A request is checked in this order: the channel's name, the size of the body, the signature over the raw bytes of the
-body, the form of a CloudEvent. After these checks, the inbox decides whether the event is a duplicate. Nothing of a
-rejected request is stored in the inbox.
+A request is checked in this order: the channel's name, the size of the body, the signature of the body, and the form
+of the CloudEvent, if the request contains a CloudEvent. After these checks, the inbox decides whether the event is a
+duplicate. A rejected request stores nothing in the inbox.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ from deferrable_ops.inbox.events.events import NewEvent
 async def accept_event(resources: Resources, scope: Scope, receive: Receive, name: str) -> JsonResponse:
     """Store an event, and return its receipt once the event is committed.
 
-    A duplicate gets the receipt of the first event.
+    If the event is a duplicate, return the receipt of the first event.
     """
     if not is_channel_name(name):
-        raise RequestRejected(404, "this is not a valid channel name")
+        raise RequestRejected(
+            404,
+            "the channel name in the URL is invalid; give 1 to 128 letters, digits, '.', '_' and '-', starting with a "
+            "letter or digit",
+        )
     inbox = await resources.inbox.get()
     channel = await inbox.channels.get(name)
     body = await resources.bodies.read(scope, receive, resources.settings.max_payload_bytes)

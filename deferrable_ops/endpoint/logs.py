@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as a JSON object in one line: time, level, logger, message, and the fields of a request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the log line of a record."""
         moment = datetime.fromtimestamp(record.created, UTC)
         line = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -74,7 +74,7 @@ class AccessLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request to the app, and log it."""
+        """Pass a request to the app, and log the request after its response."""
         if scope["type"] != "http" or not access_log.isEnabledFor(logging.INFO):
             await self._app(scope, receive, send)
             return

@@ -44,7 +44,7 @@ def _paths() -> _Json:
             paths[f"{prefix}/{verb}"] = {"post": _callback(summary, f"{verb}{name}", access, body)}
     paths["/health"] = _health("Show that the process answers; the inbox is not used", "health", {})
     paths["/health/ready"] = _health(
-        "Show whether callbacks can be stored: the inbox can be read and written",
+        "Show whether callbacks can be stored, which means that the inbox can be read and written",
         "ready",
         {status: _error(_ERRORS[status]) for status in ("500", "503")},
     )
@@ -87,7 +87,7 @@ def _task_operation() -> _Json:
     return {
         "summary": "Set a task's state by DAG, task and run",
         "description": "The parameters may also be in a urlencoded form or in a JSON object. Give "
-        "execution_date or run_id. The token is that of the wait, or the static [deferrable_ops] auth_token.",
+        "execution_date or run_id. Send the token of the wait, or the static token [deferrable_ops] auth_token.",
         "operationId": "set_task_state",
         "security": [{"token": []}],
         "parameters": parameters,
@@ -100,7 +100,9 @@ def _task_operation() -> _Json:
 
 def _channel_operation() -> _Json:
     name = _TEXT | {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"}
-    taken = _response("Committed; a duplicate gets the receipt of the first event", "EventReceipt")
+    taken = _response(
+        "The event is committed; a duplicate gets the receipt of the first event", "EventReceipt"
+    )
     errors = {
         **_ERRORS,
         "400": "The request is a malformed CloudEvent",
@@ -110,10 +112,10 @@ def _channel_operation() -> _Json:
     }
     return {
         "summary": "Post an event",
-        "description": "The body may be anything; JSON can be matched by its keys. The request is verified by "
-        "the channel's scheme, and may be a CloudEvent, structured or binary. A duplicate is detected by the sender's "
-        "delivery id, or without an id by its body for 5 minutes. Slack's url_verification is answered with its "
-        "challenge.",
+        "description": "The body may have any format; tasks can match the keys of a JSON body. The channel's scheme "
+        "decides how the request is verified. The request may be a CloudEvent in structured or binary mode. A "
+        "duplicate is detected by the sender's delivery id. Without a delivery id, a duplicate is detected by its "
+        "body for 5 minutes. The response to a url_verification of Slack contains Slack's challenge.",
         "operationId": "post_event",
         "parameters": [_parameter("name", "path", name, required=True)],
         "requestBody": {"content": {"application/json": {"schema": _ref("Any")}}},
@@ -122,7 +124,7 @@ def _channel_operation() -> _Json:
 
 
 def _health(summary: str, name: str, errors: _Json) -> _Json:
-    successes = {"200": _response("Yes", "Health")}
+    successes = {"200": _response("The check succeeded", "Health")}
     return {"get": {"summary": summary, "operationId": name, "responses": successes | errors}}
 
 
@@ -153,27 +155,29 @@ _IDEMPOTENCY_KEY: Final = _parameter(
 _VERBS: Final = {
     "success": ("End the wait with success", "Any"),
     "failure": ("End the wait with failure", "Failure"),
-    "skip": ("End the wait with a skip: there was nothing to do", "Skip"),
+    "skip": ("End the wait with a skip, because there was nothing to do", "Skip"),
     "heartbeat": ("Report that the work is still running", "Heartbeat"),
 }
 _ERRORS: Final = {
     "401": "The token is missing, malformed, forged or revoked",
-    "404": "The inbox has no such wait, has pruned it, or does not have the key that signed the token",
-    "500": "The endpoint is set up wrongly, or has an internal error: an administrator must fix it",
+    "404": "The inbox does not contain the wait or has deleted it, or does not have the key that signed the token",
+    "500": "The endpoint is set up wrongly, or has an internal error; an administrator must fix the endpoint",
     "503": "The inbox is unavailable; try again after Retry-After seconds",
 }
 _CALLBACK_ERRORS: Final = {
     "400": "The body is not JSON or does not fit the verb, or the Idempotency-Key is malformed",
     "408": "The body was not complete after 30 s",
     "409": "The wait was already settled by another callback",
-    "410": "The task no longer waits: the wait is expired, superseded or killed",
+    "410": "The task no longer waits, because the wait is expired, superseded or killed",
     "413": "The body is larger than [deferrable_ops] max_payload_bytes",
     "422": "The Idempotency-Key was used before with other content",
 }
 _WAIT_SHOWN: Final = {"200": _response("State and times of the wait", "Wait")}
-_RECEIPT: Final = {"200": _response("Committed; a repeated callback gets the same receipt", "Receipt")}
+_RECEIPT: Final = {
+    "200": _response("The callback is committed; a repeated callback gets the same receipt", "Receipt")
+}
 _RECEIPTS: Final = _RECEIPT | {
-    "202": _response("Committed as progress; the task keeps waiting", "Receipt"),
+    "202": _response("The callback is committed as progress; the task keeps waiting", "Receipt"),
 }
 _SCHEMAS: Final[_Json] = {
     "Any": {"description": "Any JSON value"},

@@ -79,8 +79,9 @@ class UnknownKeyLog:
         if self._clock() < self._next_at:
             return
         log.warning(
-            "Answered %d requests with 404, the last one for wait %s: this endpoint's inbox does not have the key %s "
-            "of their tokens. Check that the endpoint and the triggerers have the same inbox_url",
+            "Answered %d requests with 404, because this endpoint's inbox does not have the keys of their tokens. For "
+            "the last request (wait %s), the inbox does not have the key %s. Check that the endpoint and the "
+            "triggerers have the same inbox_url",
             self._unreported,
             error.wait_id,
             error.key_id,

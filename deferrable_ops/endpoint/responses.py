@@ -14,7 +14,7 @@ PRIVACY: Final[tuple[Header, ...]] = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )
-"""Headers of every response: a token in the path must not get into a Referer header or a cache."""
+"""Headers of every response. These headers keep a token in the path out of Referer headers and caches."""
 
 _JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), *PRIVACY)
 
@@ -32,7 +32,7 @@ class JsonResponse:
 
 
 class RequestRejected(Exception):
-    """Rejects a request: the endpoint responds with the status and the message of this exception."""
+    """A request is rejected. The endpoint responds with the status and the message of this exception."""
 
     def __init__(self, status: int, error: str, headers: tuple[Header, ...] = (), **fields: Any) -> None:
         super().__init__(error)

@@ -76,7 +76,7 @@ def create_standalone_app() -> ASGIApp:
 
 
 def create_app_with_json_log() -> ASGIApp:
-    """Create the same app as :func:`create_standalone_app`. Each line of the app's log is a JSON object."""
+    """Create an app like :func:`create_standalone_app`, but with a log whose lines are JSON objects."""
     return _create(json_log=True)
 
 
@@ -93,10 +93,12 @@ def _create(*, json_log: bool) -> ASGIApp:
 
 def _check_files(certificate: str | None, private_key: str | None) -> None:
     if (certificate is None) != (private_key is None):
-        raise InputError("--certificate and --private-key must be given together")
+        raise InputError(
+            "--certificate and --private-key must be given together; give both options, or none of them"
+        )
     for option, path in (("--certificate", certificate), ("--private-key", private_key)):
         if path is not None and not Path(path).is_file():
-            raise InputError(f"{option}: the file {path} does not exist")
+            raise InputError(f"{option}: the file {path} does not exist; correct the path")
 
 
 def check_inbox() -> None:
@@ -116,9 +118,9 @@ def check_inbox() -> None:
     if not is_in_memory(url) and Path(str(url.database)).exists() and asyncio.run(_airflow_is_here()):
         return
     raise ConfigurationError(
-        f"no Airflow of this host has announced itself in the inbox, the SQLite file {url.database}. Start the API "
-        "server of this release first, and use the same AIRFLOW_HOME and inbox_url. On several hosts, set "
-        "[deferrable_ops] inbox_url to the same Postgres database everywhere"
+        f"no Airflow on this host uses the SQLite file {url.database}, which is this endpoint's inbox. Start Airflow's "
+        "API server with this release first, and give the endpoint the same AIRFLOW_HOME and inbox_url. If the "
+        "endpoint or Airflow runs on several hosts, set [deferrable_ops] inbox_url to one Postgres database everywhere"
     )
 
 

@@ -77,7 +77,9 @@ def _body_parameters(scope: Scope, body: bytes) -> dict[str, Any]:
         return _pairs(body, "form")
     if media_type not in (b"", b"application/json"):
         raise RequestRejected(
-            400, "the parameters must be in the query, in a urlencoded form or in a JSON object"
+            400,
+            "the header Content-Type is not supported; send the parameters in the query, in a urlencoded form or in a "
+            "JSON object",
         )
     given = parse_json(body)
     if not isinstance(given, dict):
@@ -89,7 +91,9 @@ def _pairs(encoded: bytes, where: str) -> dict[str, Any]:
     try:
         return dict(parse_qsl(encoded.decode("ascii"), keep_blank_values=True, errors="strict"))
     except ValueError:
-        raise RequestRejected(400, f"the parameters in the {where} are not urlencoded UTF-8") from None
+        raise RequestRejected(
+            400, f"the parameters in the {where} are not urlencoded UTF-8; correct their encoding"
+        ) from None
 
 
 def _text(given: dict[str, Any], name: str) -> str | None:
@@ -103,14 +107,14 @@ def _text(given: dict[str, Any], name: str) -> str | None:
 
 def _checked_text(name: str, value: str) -> str:
     if "\0" in value or len(value) > _MAX_TEXT_LENGTH:
-        raise _invalid(name, f"must have at most {_MAX_TEXT_LENGTH} characters, without U+0000")
+        raise _invalid(name, f"must have at most {_MAX_TEXT_LENGTH} characters, and must not contain U+0000")
     return value
 
 
 def _integer(given: dict[str, Any], name: str, *, lowest: int) -> int:
     value = given.get(name)
     if value is None or value == "":
-        raise _invalid(name, "is missing")
+        raise _invalid(name, "is missing; add it to the query or the body")
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= _MAX_INTEGER:
@@ -121,7 +125,7 @@ def _integer(given: dict[str, Any], name: str, *, lowest: int) -> int:
 def _state(given: dict[str, Any]) -> WaitState:
     value = given.get("state")
     if value is None or value == "":
-        raise _invalid("state", "is missing")
+        raise _invalid("state", "is missing; add it to the query or the body")
     state = _STATES.get(value) if isinstance(value, str) else None
     if state is None:
         raise _invalid("state", f"must be one of {', '.join(_STATES)}")

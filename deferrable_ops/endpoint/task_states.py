@@ -98,7 +98,8 @@ async def _find(inbox: Inbox, caller: _Caller, parameters: TaskParameters) -> Wa
     if not found:
         raise RequestRejected(
             400,
-            "no such task instance has waited, or the token belongs to another task instance: "
+            "no such task instance has waited, or the token belongs to another task instance; check the token and "
+            "these parameters: "
             + ", ".join(f"{name}={value}" for name, value in parameters.identity.items()),
         )
     # A DAG run that was deleted and created again may have older waits, which are kept until they are pruned.

@@ -69,18 +69,19 @@ def parse_cloud_event(headers: Mapping[str, str], body: bytes) -> CloudEvent | M
 def _structured(body: bytes) -> CloudEvent | Malformed:
     envelope = decode_payload(body)
     if not isinstance(envelope, dict):
-        return Malformed("the body of a structured CloudEvent must be a JSON object that can be stored")
+        return Malformed("the body of a structured CloudEvent must be a JSON object that the inbox can store")
     attributes = {name: value for name, value in envelope.items() if value is not None}
     data, encoded = attributes.pop("data", None), attributes.pop("data_base64", None)
     if encoded is not None:
         if data is not None or not isinstance(encoded, str):
             return Malformed(
-                "a CloudEvent must have either data or data_base64, and data_base64 must be a string"
+                "the CloudEvent has both data and data_base64, or data_base64 is not a string; send only data, or "
+                "only data_base64 as a string"
             )
         try:
             data = decode_payload(base64.b64decode(encoded, validate=True))
         except (binascii.Error, ValueError):
-            return Malformed("data_base64 of the CloudEvent is not valid base64")
+            return Malformed("data_base64 of the CloudEvent is not valid base64; encode the data again")
     return _checked(CloudEvent(attributes, data))
 
 
@@ -91,7 +92,7 @@ def _binary(headers: Mapping[str, str], body: bytes) -> CloudEvent | Malformed:
             try:
                 attributes[name.removeprefix("ce-")] = _decoded(value)
             except UnicodeDecodeError:
-                return Malformed(f"the percent-encoded header {name} is not UTF-8")
+                return Malformed(f"the percent-encoded header {name} is not UTF-8; encode its value as UTF-8")
     if "content-type" in headers:
         attributes["datacontenttype"] = headers["content-type"]
     return _checked(CloudEvent(attributes, decode_payload(body) if body else None))
@@ -101,7 +102,9 @@ def _checked(event: CloudEvent) -> CloudEvent | Malformed:
     for name in _REQUIRED:
         value = event.attributes.get(name)
         if not isinstance(value, str) or not value:
-            return Malformed(f"the CloudEvent attribute {name} is missing or not a non-empty string")
+            return Malformed(
+                f"the CloudEvent attribute {name} is missing, empty or not a string; send a non-empty string"
+            )
     version = event.attributes["specversion"]
     if not version.startswith("1."):
         return Malformed(f"version {version} of CloudEvents is not supported; send version 1.0")

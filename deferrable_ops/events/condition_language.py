@@ -25,17 +25,17 @@ _TOKEN: Final = re.compile(
     rf"\s*(?:(?P<name>{_NAME.pattern})|(?P<number>[0-9]+)|(?P<sign>&&|\|\||!=|==|.))", re.DOTALL
 )
 _NO_NEGATION: Final = (
-    "a condition that became true always stays true when more events arrive; "
+    "a condition that became true must stay true when more events arrive; "
     "name only events that must arrive, and combine them with &, | and at_least(k, ...)"
 )
 # Words and signs that a condition must not contain, each with the reason for the error message.
 _REFUSED: Final = {
-    "not": f"'not' is not supported: {_NO_NEGATION}",
-    "!": f"'!' is not supported: {_NO_NEGATION}",
-    "~": f"'~' is not supported: {_NO_NEGATION}",
-    "-": f"'-' is not supported: {_NO_NEGATION}",
-    "^": f"'^' is not supported: {_NO_NEGATION}",
-    "!=": f"'!=' is not supported: {_NO_NEGATION}",
+    "not": f"'not' is not supported, because {_NO_NEGATION}",
+    "!": f"'!' is not supported, because {_NO_NEGATION}",
+    "~": f"'~' is not supported, because {_NO_NEGATION}",
+    "-": f"'-' is not supported, because {_NO_NEGATION}",
+    "^": f"'^' is not supported, because {_NO_NEGATION}",
+    "!=": f"'!=' is not supported, because {_NO_NEGATION}",
     "and": "write & instead of 'and'",
     "or": "write | instead of 'or'",
     "&&": "write & instead of '&&'",
@@ -53,7 +53,7 @@ def check_names(names: Collection[str]) -> None:
     """
     if not names:
         raise InputError(
-            "events= is empty; name at least one event, as events={'orders': KafkaEvent('orders')}"
+            "events= is empty; name at least one event, for example events={'orders': KafkaEvent('orders')}"
         )
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -79,7 +79,7 @@ def parse_condition(text: str | None, names: Collection[str]) -> Condition:
     if text is None:
         return _at_least(len(names), [Name(name) for name in names])
     if not isinstance(text, str):
-        raise InputError(f"condition={text!r} must be a string, as condition='orders & (payments | signoff)'")
+        raise InputError(f"condition={text!r} must be a string, for example 'orders & (payments | signoff)'")
     return _Parser(text, names).parse()
 
 
@@ -134,7 +134,10 @@ class _Parser:
     def _within(self, opening: _Token) -> Condition:
         self._depth += 1
         if self._depth > _MAX_NESTED_PARENTHESES:
-            self._refuse(opening, f"the parentheses are nested in more than {_MAX_NESTED_PARENTHESES} levels")
+            self._refuse(
+                opening,
+                f"the parentheses have more than {_MAX_NESTED_PARENTHESES} nested levels; use fewer levels",
+            )
         condition = self._any()
         self._depth -= 1
         return condition

@@ -1,5 +1,6 @@
-"""Converts a request to a channel into an event, after the signature of the request was verified. Dedupe keys identify
-repeated deliveries of an event.
+"""Converts a request that a channel has received into an event, after the signature of the request was verified.
+
+Dedupe keys identify repeated deliveries of an event.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def read_delivery(
     """Return the delivery in a request whose signature was verified, or :class:`Malformed` if the request is
     malformed. Never raises.
 
-    :param source: the channel's source name, the same as ``source`` of a specification for this channel.
+    :param source: the channel's source name, which equals ``source`` of every specification for this channel.
     :param scheme: the signature scheme with which the request was verified.
     :param headers: the request's headers, with names in lower case.
     :param received_at: when the request arrived, in seconds since the epoch, by the database's clock.

@@ -27,8 +27,8 @@ class MatchIndex(Generic[K]):
     expression.
 
     Each ``match`` is added with a key, and one key may have several ``match`` values. To save memory, the index stores
-    no list of the ``match`` values of a key. To remove a ``match``, the caller must pass the same ``match`` to
-    :meth:`discard`.
+    no list of the ``match`` values of a key. To remove a ``match``, the caller must pass the key and an equal ``match``
+    to :meth:`discard`.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,10 @@ class MatchIndex(Generic[K]):
             self._tree.add(key, _equalities(match))
 
     def discard(self, key: K, match: Match) -> None:
-        """Remove a ``match`` for a key, if the index contains it."""
+        """Remove a ``match`` of a key. If the index does not contain this ``match`` for this key, do nothing.
+
+        :param match: an object that equals the added ``match``; it need not be the added object itself.
+        """
         if not isinstance(match, str):
             self._tree.discard(key, _equalities(match))
         elif match in self._by_expression:

@@ -53,7 +53,7 @@ def rules_to_json(rules: Any) -> list[dict[str, Any]]:
     """
     given = [rules] if isinstance(rules, Merge) else rules
     if not isinstance(given, (list, tuple)) or not given or not all(type(rule) is Merge for rule in given):
-        raise InputError("merge= must be a Merge from deferrable_ops.events, or a list of them")
+        raise InputError("merge= must be a Merge from deferrable_ops.events, or a list of at least one Merge")
     return [
         {"match": rule.match, "group_by": list(rule.group_by), "combine": dict(rule.combine)}
         for rule in given
@@ -109,7 +109,7 @@ def _merged(rule: Merge, payloads: Sequence[dict[str, Any]]) -> dict[str, Any]:
         except (TypeError, ValueError):
             shown = json.dumps(values[:3])[:200]
             raise InputError(
-                f"merge= cannot combine the field {name!r} by {how!r}: its values are {shown}"
+                f"merge= cannot combine the field {name!r} by {how!r}, because its values are {shown}; correct combine="
             ) from None
     return merged
 
@@ -173,7 +173,7 @@ _COMBINATIONS: Final[dict[str, Callable[[list[Any]], Any]]] = {
 
 def _names(names: Any) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Sequence):
-        raise InputError(f"group_by={names!r} must be a list of field names, as ['db', 'table']")
+        raise InputError(f"group_by={names!r} must be a list of field names, for example ['db', 'table']")
     for name in names:
         if not isinstance(name, str) or not name:
             raise InputError(f"group_by= has {name!r}, which is not a field name; give non-empty strings")
@@ -190,7 +190,7 @@ def _combinations(combine: Any) -> dict[str, str]:
         known = isinstance(how, str) and (how in _COMBINATIONS or how.partition(":")[0] == _JOIN)
         if not known and not is_known_later(how):
             raise InputError(
-                f"combine[{name!r}]={how!r} is unknown; give one of {', '.join(_COMBINATIONS)} and join, or "
-                "join: with a separator, for example 'join:+'"
+                f"combine[{name!r}]={how!r} is unknown; give one of {', '.join(_COMBINATIONS)}, join, or "
+                "join: followed by a separator, for example 'join:+'"
             )
     return found

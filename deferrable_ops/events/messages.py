@@ -140,7 +140,8 @@ def payloads_from_json(data: Any, argument: str = "messages") -> list[Any]:
     for index, one in enumerate(found):
         if _kind_of(one) is not None:
             raise InputError(
-                f"{argument}[{index}] is a KafkaMessage or an SqsMessage; a channel accepts only plain payloads"
+                f"{argument}[{index}] is a KafkaMessage or an SqsMessage; give its payload instead, because a channel "
+                "accepts only plain payloads"
             )
     return found
 
@@ -158,7 +159,7 @@ def _as_list(data: Any, argument: str) -> list[Any]:
                 f"{argument}= rendered to a string that is not JSON; write the template as {{{{ ... | tojson }}}}"
             ) from None
     if not isinstance(data, Sequence) or isinstance(data, str):
-        raise InputError(f"{argument}= rendered to a {type(data).__name__}; it must be a list")
+        raise InputError(f"{argument}= rendered to a {type(data).__name__}; the template must give a list")
     return list(data)
 
 
@@ -172,7 +173,9 @@ def encode_payload(argument: str, payload: Any) -> bytes:
             return payload.encode()
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{argument} has a lone surrogate, which UTF-8 cannot encode; remove it") from None
+        raise InputError(
+            f"{argument} has a character that UTF-8 cannot encode (a surrogate); remove it"
+        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{argument} is not a JSON value: {error}; convert it, for example with str()"

@@ -16,11 +16,11 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 def decode_payload(body: bytes) -> Any:
     """Return the JSON value of a message's body, or a string if the body is not JSON. Never raises.
 
-    A body that is JSON is also returned as a string if the JSON contains one of the following, which cannot be stored:
+    A body that is JSON is also returned as a string if it contains one of these values, which cannot be stored:
 
     * an integer that does not fit into 64 bits, or a number that does not fit into a double, because XComs are sent as
       MessagePack,
-    * U+0000 or a lone surrogate, because Postgres cannot store them, or
+    * the character U+0000, or one of U+D800 to U+DFFF without its other half, because Postgres cannot store them, or
     * more nested levels than :data:`MAX_PAYLOAD_DEPTH`.
     """
     text = decode_text(body)

@@ -53,7 +53,7 @@ class Queue:
 
     @property
     def is_fifo(self) -> bool:
-        """True if the queue is a FIFO queue: only the names of FIFO queues end with ``.fifo``."""
+        """True if the queue is a FIFO queue. The name of every FIFO queue ends with ``.fifo``."""
         return self.url.endswith(".fifo")
 
 

@@ -29,7 +29,7 @@ def check_keep(keep: Any) -> None:
     :raises InputError: if `keep` is not "first", "last" or "all".
     """
     if keep not in ("first", "last", "all"):
-        raise InputError(f"keep={keep!r} is not one of 'first', 'last', 'all'")
+        raise InputError(f"keep={keep!r} is invalid; give 'first', 'last' or 'all'")
 
 
 class ReceivedEvents:

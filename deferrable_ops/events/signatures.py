@@ -39,7 +39,7 @@ def refusal_reason(
 
     :param scheme: the channel's signature scheme, with which the request is verified: one of :data:`SCHEMES`.
     :param headers: the request's headers, with names in lower case.
-    :param body: the raw bytes as received, before any parsing.
+    :param body: the bytes of the body, exactly as they were received.
     :param secrets: the channel's valid secrets, in the form that the command line prints or accepts. During a rotation,
         the channel has two secrets, and the signature may match either of them.
     :param now: the current time, in seconds since the epoch.
@@ -52,14 +52,14 @@ def refusal_reason(
     if verify is None:
         return f"the channel's scheme {scheme!r} is unknown to this version; upgrade airflow-deferrable-ops"
     if not any(secrets):
-        return "the channel has no valid secret"
+        return "the channel has no valid secret; give it a new secret with `deferrable-ops channels rotate`"
     timestamp, reason = verify(headers, body, [secret for secret in secrets if secret])
     if reason is not None:
         return reason
     if timestamp is not None and abs(now - timestamp) > tolerance:
         return (
-            f"the signed timestamp differs by more than {tolerance:g} s from this clock; the request is a replay, or "
-            "one of the clocks is wrong"
+            f"the signed timestamp differs by more than {tolerance:g} s from the endpoint's clock; send the request "
+            "with a new timestamp, and correct a clock that is wrong"
         )
     return None
 
@@ -86,7 +86,7 @@ def check_secret(scheme: str, secret: str) -> None:
 def new_secret(scheme: str, random: bytes) -> str:
     """Return a new secret in the form that a scheme requires.
 
-    :param random: 32 random bytes from the operating system, from which the secret is made.
+    :param random: 32 random bytes from the operating system. The secret is an encoding of these bytes.
     """
     if scheme == "standard-webhooks":
         return f"whsec_{base64.b64encode(random).decode()}"
@@ -96,7 +96,7 @@ def new_secret(scheme: str, random: bytes) -> str:
 # The signed timestamp (None if the scheme signs no timestamp), and the reason for a refusal (None if the request is
 # accepted).
 _Verification = tuple[float | None, str | None]
-_MISMATCH: Final = "no signature matches the channel's secret"
+_MISMATCH: Final = "no signature matches the channel's secret; check that the sender uses this secret"
 
 
 def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verification:
@@ -106,7 +106,7 @@ def _standard_webhooks(headers: Headers, body: bytes, secrets: Sequence[str]) ->
     # In the signed bytes, dots separate the id, the timestamp and the body. If the id could contain a dot, an attacker
     # could pass another part of the signed bytes as the timestamp.
     if not message or "." in message or not _TIMESTAMP.fullmatch(timestamp):
-        return None, "the headers webhook-id and webhook-timestamp are missing or malformed"
+        return None, "webhook-id or webhook-timestamp is missing or malformed; send both headers"
     given = [
         signature
         for version, _, signature in (
@@ -127,7 +127,10 @@ def _github(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificat
     """
     scheme, _, signature = headers.get("x-hub-signature-256", "").partition("=")
     if scheme != "sha256":
-        return None, "the header x-hub-signature-256 is missing or malformed"
+        return (
+            None,
+            "the header x-hub-signature-256 is missing or malformed; enter the channel's secret in GitHub",
+        )
     return None, None if _any_equal(_hex_hmacs(secrets, body), [signature]) else _MISMATCH
 
 
@@ -136,7 +139,10 @@ def _stripe(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificat
     parts = [part.strip().partition("=") for part in headers.get("stripe-signature", "").split(",")]
     timestamp = next((value for name, _, value in parts if name == "t"), "")
     if not _TIMESTAMP.fullmatch(timestamp):
-        return None, "the header stripe-signature is missing or has no timestamp"
+        return (
+            None,
+            "the header stripe-signature is missing or has no timestamp; send it as Stripe defines it",
+        )
     given = [value for name, _, value in parts if name == "v1"]
     expected = _hex_hmacs(secrets, _bytes(timestamp) + b"." + body)
     return float(timestamp), None if _any_equal(expected, given) else _MISMATCH
@@ -147,7 +153,10 @@ def _slack(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificati
     timestamp = headers.get("x-slack-request-timestamp", "")
     version, _, signature = headers.get("x-slack-signature", "").partition("=")
     if version != "v0" or not _TIMESTAMP.fullmatch(timestamp):
-        return None, "the headers x-slack-signature and x-slack-request-timestamp are missing or malformed"
+        return (
+            None,
+            "x-slack-signature or x-slack-request-timestamp is missing or malformed; send both headers",
+        )
     expected = _hex_hmacs(secrets, b":".join((b"v0", _bytes(timestamp), body)))
     return float(timestamp), None if _any_equal(expected, [signature]) else _MISMATCH
 
@@ -156,14 +165,17 @@ def _bearer(headers: Headers, body: bytes, secrets: Sequence[str]) -> _Verificat
     """RFC 6750. The header ``Authorization`` contains the channel's secret."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
-        return None, "the header authorization is missing or has no bearer token"
+        return (
+            None,
+            "the header authorization is missing or has no bearer token; send Authorization: Bearer <secret>",
+        )
     # Compare digests instead of secrets. All digests have the same length, so the duration of the comparison does not
     # reveal the length of the secret.
     expected = [hashlib.sha256(_bytes(secret)).digest() for secret in secrets]
     given = hashlib.sha256(_bytes(token.strip())).digest()
     return None, None if _any_equal(
         expected, [given]
-    ) else "the bearer token does not match the channel's secret"
+    ) else "the bearer token does not match the channel's secret; send this secret as the token"
 
 
 _VERIFIERS: Final[dict[str, Callable[[Headers, bytes, Sequence[str]], _Verification]]] = {

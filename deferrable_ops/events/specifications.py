@@ -24,8 +24,8 @@ Match = dict[str, Any] | str | None
 """A dict of expected values, a JMESPath expression, or None for every event."""
 
 MAX_MATCH_DEPTH: Final = 20
-"""How many levels a ``match`` dict may have. It is limited, because the functions that copy, send and compare the dict
-are recursive."""
+"""How many levels a ``match`` dict may have. The number is limited, because the functions that copy, send and compare
+the dict are recursive."""
 
 # Only these characters are allowed, because the name is part of the channel's URL.
 _CHANNEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -121,10 +121,10 @@ class SqsEvent:
         _check_queue_url(self.queue_url)
         if self.dedicated is not True:
             raise InputError(
-                "dedicated=True is missing: messages are deleted from the queue after they are stored in the inbox, "
-                "so only this library may read it. If others need the messages too, publish them to an SNS topic, "
-                "subscribe one queue per reader with raw message delivery (fan-out), and give the URL of the queue "
-                "for this library with dedicated=True"
+                "dedicated=True is missing; add it to confirm that only this library reads the queue, because stored "
+                "messages are deleted from the queue. If other programs need the messages too, publish the messages "
+                "to an SNS topic. Subscribe one queue per reader to the topic, with raw message delivery (fan-out), "
+                "and give the URL of the queue for this library with dedicated=True"
             )
         if self.aws_conn_id is not None:
             _check_conn_id("aws_conn_id", self.aws_conn_id)

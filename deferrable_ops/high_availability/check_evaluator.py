@@ -37,7 +37,7 @@ class CheckRules:
     def from_json(cls, data: Mapping[str, Any]) -> CheckRules:
         """Return the check rules from a JSON object.
 
-        Another version of the library may have written the JSON object.
+        Unknown fields are ignored, because another version of the library may have written the JSON object.
         """
         rules = _known(cls, data)
         for name, part in (("limits", Limits), ("thresholds", Thresholds), ("pace", PollSchedule)):
@@ -85,7 +85,7 @@ class CheckEvaluator:
             return decision
         if action is Action.CONTINUE or self._results.length < self._thresholds.needed(result):
             return None
-        return self._unless_last(Decision(result, action, "the check decided"))
+        return self._unless_last(Decision(result, action, f"the check returned the action {action}"))
 
     def timed_out(self, now: datetime) -> Decision:
         """Return the decision with which the checks end when the task's timeout is over.

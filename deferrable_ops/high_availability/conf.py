@@ -38,7 +38,9 @@ def read_conf(argument: str, conf: Any) -> dict[str, Any]:
         try:
             conf = json.loads(conf) if conf.strip() else {}
         except ValueError as error:
-            raise InputError(f"{argument} is not valid JSON: {error}") from None
+            raise InputError(
+                f"{argument} is not valid JSON ({error}); give a dict, or a JSON object as a string"
+            ) from None
     if not isinstance(conf, Mapping):
         raise InputError(f"{argument} is a {type(conf).__name__}; give a dict, or a JSON object as a string")
     return dict(conf)

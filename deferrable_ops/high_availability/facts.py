@@ -62,7 +62,7 @@ class RunFacts:
         return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
     def retriggers(self, task_id: str) -> int:
-        """Return how many retriggers there were, one after the other, from the first run of the chain to this run.
+        """Return the number of retriggers from the first run of the chain to this run.
 
         :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
         """
@@ -123,7 +123,7 @@ class RunFacts:
 
 
 def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, Any]) -> int:
-    """Return how many retriggers there were, one after the other, from the first run of the chain to a run.
+    """Return the number of retriggers from the first run of a chain to the run with this conf and these params.
 
     :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
     """

@@ -18,10 +18,10 @@ REFERENCE_DATES: Final = ("data_interval_end", "logical_date", "start_date")
 class Limits:
     """The limits of one operator.
 
-    :param runtime: the checks end this many seconds after the reference date; None: no limit.
+    :param runtime: the checks end this many seconds after the reference date; None means no limit.
     :param endtime: the checks end at the first occurrence of this time of day after the reference date; ISO 8601, in
-        the DAG's timezone; None: no limit.
-    :param maxretrigger: how often a chain of runs may be retriggered; 0: never; None: no limit.
+        the DAG's timezone; None means no limit.
+    :param maxretrigger: how often a chain of runs may be retriggered; 0 means never, and None means no limit.
     """
 
     runtime: float | None = None
@@ -42,7 +42,7 @@ class Limits:
         )
 
     def overridden_by(self, forced: Limits) -> Limits:
-        """Return a copy of these limits in which each limit that `forced` sets is replaced."""
+        """Return a copy of these limits. The limits that are set in `forced` replace the limits in this copy."""
         given = {name: value for name in self.__slots__ if (value := getattr(forced, name)) is not None}
         return replace(self, **given)
 
@@ -64,12 +64,12 @@ class Limits:
                 )
         except OverflowError:
             raise InputError(
-                f"runtime={self.runtime!r} ends after the year 9999; leave it out for no limit"
+                f"runtime={self.runtime!r} ends after the year 9999; give a shorter runtime, or leave out runtime"
             ) from None
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether ``maxretrigger`` forbids another retrigger after this number of retriggers."""
+        """Return whether ``maxretrigger`` allows no further retrigger after `retriggers` retriggers."""
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
@@ -141,7 +141,9 @@ def _runtime(name: str, value: Any) -> float | None:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise InputError(f"{name}={value!r} is not a duration; give a timedelta, or seconds as a number")
+        raise InputError(
+            f"{name}={value!r} is not a duration; give a timedelta, or seconds as a number of 0 or more"
+        )
     return float(value)
 
 
@@ -156,7 +158,9 @@ def _endtime(name: str, value: Any) -> str | None:
             f"{name}={value!r} is not a time of day; give a datetime.time, or a string such as '18:00:00'"
         )
     if value.tzinfo is not None and value.utcoffset() is None:
-        raise InputError(f"{name}={value!r} has a timezone; remove it, because the DAG's timezone is used")
+        raise InputError(
+            f"{name}={value!r} has a timezone; remove the timezone, because the DAG's timezone is used"
+        )
     return value.isoformat()
 
 
@@ -165,6 +169,6 @@ def _count(name: str, value: Any) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InputError(
-            f"{name}={value!r} must be a whole number of 0 or more (0: never retrigger); leave it out for no limit"
+            f"{name}={value!r} must be a whole number of 0 or more (0 means no retriggers); leave it out for no limit"
         )
     return value

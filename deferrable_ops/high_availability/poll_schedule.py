@@ -22,8 +22,9 @@ class PollSchedule:
 
     :param interval: the pause in seconds after a check with the result PASS, and after the first result FAIL.
     :param backoff: whether each further consecutive result FAIL doubles the pause.
-    :param max_wait: the longest pause in seconds to which the backoff can lengthen `interval`.
-    :param jitter: the share, 0 to 1, by which each pause is shortened or lengthened at random.
+    :param max_wait: the longest pause in seconds that the backoff can cause.
+    :param jitter: a number from 0 to 1. Each pause is made shorter or longer at random, by at most this share of the
+        pause. For example, 0.1 means up to 10 %.
     """
 
     interval: float = DEFAULT_POLL_INTERVAL
@@ -33,7 +34,7 @@ class PollSchedule:
 
     @property
     def max_relevant_count(self) -> int:
-        """The number of consecutive results FAIL after which the pause stays the same.
+        """The number of consecutive results FAIL after which the pause no longer changes.
 
         Up to this number, each further result FAIL can lengthen the pause.
         """
@@ -55,5 +56,7 @@ def check_jitter(value: Any) -> float:
     :raises InputError: if ``jitter`` is not a number from 0 to 1.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"jitter={value!r} must be a share of the interval, a number from 0 to 1")
+        raise InputError(
+            f"jitter={value!r} must be a number from 0 to 1, for example 0.1 for up to 10 % of the interval"
+        )
     return float(value)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 CheckResult = tuple["Result", "Action"]
-"""The return value of a check."""
+"""The return value of a check: a tuple of a Result and an Action."""
 
 
 class Result(StrEnum):

@@ -31,7 +31,7 @@ class Thresholds:
         return cls(success, failure)
 
     def needed(self, result: Result) -> int:
-        """Return the number of consecutive checks that must return this result."""
+        """Return how many consecutive checks must return `result` before the action is carried out."""
         return self.success if result is Result.PASS else self.failure
 
 
@@ -52,8 +52,8 @@ class ConsecutiveResults:
     def with_result(self, result: Result, thresholds: Thresholds, most: int) -> ConsecutiveResults:
         """Return the consecutive results after one more result.
 
-        :param most: the largest count that still changes the pause. The count stops at `most`, so that an unchanged
-            state is not stored again.
+        :param most: the largest count that still changes the pause. The count stops at `most` or at the threshold of
+            `result`, at the larger of the two. So a state that no longer changes is not stored again.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)

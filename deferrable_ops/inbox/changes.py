@@ -1,4 +1,4 @@
-"""Finds changes in the inbox: signals notify a process, and a query returns the waits that changed since a cursor.
+"""Finds changes in the inbox: a signal announces that something has changed, and a query returns the changed waits.
 
 The signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
@@ -6,7 +6,7 @@ Each transaction writes its version to the rows of the waits that it changes. A 
 returns the waits with a higher version. On SQLite, the version is a counter, which increases in commit order because
 write transactions run one at a time. On Postgres, the version is the transaction id, and transactions may commit in
 another order than they begin. To miss no transaction, the cursor on Postgres is just below the id of the oldest
-transaction that was open at the last query: every transaction that commits later has an id above the cursor. The query
+transaction that was open at the last query. Every transaction that commits later has an id above the cursor. The query
 can return a wait twice, but never misses a wait.
 
 After a restart or a failover, a Postgres server may have lost transactions, and may assign the ids of the lost

@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 NO_RETRY_TIMEOUT = float("inf")
-"""With this value, calls are retried without end.
+"""With this retry timeout, calls are retried without end.
 
-Triggers use this value, so that an outage of the inbox only delays a task, at most until Airflow's own deadline for the
-task.
+Triggers use this retry timeout, so that an outage of the inbox only delays a task, at most until Airflow's own
+deadline for the task.
 """
 
 

@@ -48,8 +48,9 @@ def fetch(reference: Any) -> Any:
     outcome = read_outcome(wait_id)
     if not isinstance(outcome, Success):
         raise UnknownWait(
-            f"the inbox has no value of the wait {wait_id}: the value was deleted after [deferrable_ops] "
-            "wait_retention_days, or inbox_url on this machine differs from the triggerer's inbox_url"
+            f"the inbox has no value of the wait {wait_id}; check that inbox_url on this machine equals the "
+            "triggerer's inbox_url. If the two are equal, the value was deleted after [deferrable_ops] "
+            "wait_retention_days"
         )
     return outcome.value
 

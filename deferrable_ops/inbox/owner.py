@@ -89,7 +89,7 @@ class Owner:
             raise NotOwner(problem)
 
     async def problem(self, *, cancel: bool = False) -> str | None:
-        """Return why this process may not launch external work, and the fix; None if it may.
+        """Return why this process may not launch external work, and the fix; None if this process may launch it.
 
         :param cancel: if True, return also why this process may not cancel external work.
         """
@@ -130,7 +130,7 @@ class Owner:
             return (await transaction.connection.execute(new.on_conflict_do_nothing())).rowcount == 1
 
         if await self._database.write(write):
-            log.info("The inbox had no owner; it belongs to this Airflow now (deployment %s)", mine)
+            log.info("The inbox had no owner, and now belongs to this Airflow (deployment %s)", mine)
 
     async def adopt(self, deployment: str) -> OwnerRow | None:
         """Make a deployment the inbox's owner, and return the previous owner; None if the inbox had no owner."""
@@ -157,17 +157,19 @@ class Owner:
         mine = self.deployment.id
         if row is None:
             if cancel and mine is None and self.deployment.is_awaited:
-                return _UNKNOWN.format("This process cancels nothing until then")
+                return _UNKNOWN.format("This process cancels nothing until the deployment is known")
             return None
         if mine is None:
             return _UNKNOWN.format(
-                f"The inbox belongs to deployment {row.deployment}, so nothing is launched or cancelled until then"
+                f"The inbox belongs to deployment {row.deployment}, and this process launches and cancels nothing "
+                "until this Airflow's deployment is known"
             )
         if row.deployment != mine:
             return (
-                f"the inbox belongs to another Airflow (deployment {row.deployment}), and this Airflow is deployment "
-                f"{mine}; it launches and cancels nothing. Give this Airflow an inbox of its own ([deferrable_ops] "
-                f"inbox_url), or, if it replaces the other Airflow, run: deferrable-ops inbox adopt {mine}"
+                f"the inbox belongs to another Airflow (deployment {row.deployment}), so this Airflow (deployment "
+                f"{mine}) launches and cancels nothing. Give this Airflow an inbox of its own ([deferrable_ops] "
+                "inbox_url). If this Airflow replaces the other Airflow, keep the inbox and run: "
+                f"deferrable-ops inbox adopt {mine}"
             )
         return None
 

@@ -1,4 +1,4 @@
-"""Copies an inbox to a file and from a file, for example to move it from SQLite to Postgres.
+"""Copies an inbox to a file and from a file, for example to move the inbox from SQLite to Postgres.
 
 The file has one JSON value per line: a header, one ``[table, row]`` per row, and the number of rows. The file contains
 the keys that sign callback tokens, so keep the file as secret as the inbox.
@@ -33,7 +33,9 @@ from deferrable_ops.inbox.events.event_schema import event_counter
 _LEFT_OUT: Final = (alembic_version, counter, endpoints, hosts, locks, outages)
 _PREFIX: Final = "deferrable_ops_"
 _ROWS_PER_BATCH: Final = 500
-_NO_EXPORT: Final = "the file is not an export of an inbox"
+_NO_EXPORT: Final = (
+    "the file is not an export of an inbox; give a file that `deferrable-ops inbox export` wrote"
+)
 
 
 class Transfer:
@@ -43,7 +45,10 @@ class Transfer:
         self._database = database
 
     async def write_to(self, file: TextIO) -> dict[str, int]:
-        """Write the rows that the inbox has at one moment to the file, and return the number of rows per table."""
+        """Write the inbox's rows to the file, and return the number of rows per table.
+
+        All rows are read as they are at the same moment.
+        """
 
         async def attempt() -> dict[str, int]:
             file.seek(0)
@@ -116,7 +121,8 @@ def _rows(file: TextIO) -> Iterator[tuple[Table, dict[str, Any]]]:
         raise InputError(_NO_EXPORT)
     if header["schema"] > HEAD:
         raise InputError(
-            f"the export has schema {header['schema']}, and this release has {HEAD}; install the release that wrote it"
+            f"the export has schema {header['schema']}, but this release supports schemas up to {HEAD}; install "
+            "the release that wrote the export"
         )
     tables = _tables()
     for number, line in enumerate(file):
@@ -127,14 +133,16 @@ def _rows(file: TextIO) -> Iterator[tuple[Table, dict[str, Any]]]:
             break
         name, row = parsed
         yield tables[name], _from_json(tables[name], row)
-    raise InputError("the export is incomplete; write it again")
+    raise InputError("the export is incomplete; run `deferrable-ops inbox export` again")
 
 
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError:
-        raise InputError("the export is incomplete; write it again" if line else _NO_EXPORT) from None
+        raise InputError(
+            "the export is incomplete; run `deferrable-ops inbox export` again" if line else _NO_EXPORT
+        ) from None
 
 
 def _binary(table: Table) -> list[str]:

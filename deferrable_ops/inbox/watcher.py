@@ -44,7 +44,7 @@ class Subscription:
         self._woken = False
         self._future: asyncio.Future[None] | None = None
         self.is_lost = False
-        """Whether the inbox did not contain the wait when the watcher last read it. :meth:`take` resets this."""
+        """Whether the watcher did not find the wait in the inbox. :meth:`take` sets this attribute to False."""
 
     def __enter__(self) -> Self:
         self._next = self._subscriptions.get(self._wait_id)

@@ -1,3 +1,3 @@
-"""Operators, which DAG files import: each one defers its task to a trigger."""
+"""The operators that DAG files import. Each operator defers its task to a trigger."""
 
 import deferrable_ops.airflow_version  # noqa: F401 - it refuses an Airflow that is too old

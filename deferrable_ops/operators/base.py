@@ -36,7 +36,8 @@ class _Computed(Generic[T]):
 
     Airflow copies the value of the operator class to mapped tasks. So for ``start_from_trigger``, the value of the
     class must be False, the only value that is safe for every mapped task. The value of a task depends on its DAG, its
-    ``default_args`` and its downstream tasks, and all of these may change until the DAG is serialized.
+    ``default_args`` and its downstream tasks. These may change until the DAG is serialized, so the value is computed
+    on each access.
     """
 
     def __init__(self, class_value: T, compute: Callable[[Any], T]) -> None:
@@ -54,7 +55,8 @@ class _PerTask(_Computed[T]):
 
     def __set__(self, task: BaseOperator, value: T) -> NoReturn:
         raise AttributeError(
-            "this attribute cannot be set, because the library decides where a task starts; see worker_start_reason"
+            "start_from_trigger and start_trigger_args cannot be set, because the library decides where a task starts; "
+            "remove the assignment. The attribute worker_start_reason explains why a task starts on a worker"
         )
 
 
@@ -117,7 +119,7 @@ class TriggererOperator(BaseOperator):
         """Return the result of the task's wait. Airflow calls this method when the trigger has resumed the task on a
         worker.
 
-        :raises AirflowException: if the wait failed; Airflow retries the task if it has retries.
+        :raises AirflowException: if the wait failed; Airflow retries the task if the task has retries.
         :raises AirflowFailException: if the wait failed and must not be retried.
         :raises AirflowSkipException: if the task is skipped.
         """
@@ -157,7 +159,9 @@ class TriggererOperator(BaseOperator):
 
 
 def _rendered_fields(task: TriggererOperator, names: Sequence[str]) -> Sequence[str]:
-    """Return the names of the template fields that the task uses; in the triggerer, only those with templates."""
+    """Return the names of the template fields that the task uses. If the task starts in the triggerer, return only the
+    fields that contain templates.
+    """
     used = [name for name in names if getattr(task, name, "") is not None]
     if task.worker_start_reason is None:
         used = [name for name in used if not renders_unchanged(getattr(task, name, ""))]
@@ -180,9 +184,9 @@ def attempt_of(context: Context) -> Attempt:
 async def register_on_worker(inbox: Inbox, new: NewWait, log: Any) -> Wait:
     """Register a wait from a worker.
 
-    While the inbox belongs to another Airflow deployment, try again, at most until the wait's timeout is over.
+    If the inbox belongs to another Airflow deployment, the registration is retried until the wait's timeout is over.
 
-    :raises NotOwner: the inbox belonged to another deployment until the timeout.
+    :raises NotOwner: if the inbox still belongs to another deployment after the wait's timeout.
     """
     ends_at = time.monotonic() + new.timeout
     while True:
@@ -208,7 +212,8 @@ def finish_event(event: dict[str, Any]) -> Any:
             wait_id, outcome = "", outcome_from_json(data)
         case _:
             raise AirflowFailException(
-                f"the trigger sent an event that this library did not create: {event!r}"
+                "the trigger sent an event that this version of the library does not know; install the same version on "
+                f"workers and triggerers. The event: {event!r}"
             )
     if outcome is None:
         raise UnknownWait(
@@ -262,5 +267,5 @@ def seconds(name: str, value: timedelta | float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{name}={value!r} is not a duration; give a timedelta, or seconds as a number")
     if not 0 < value < float("inf"):
-        raise InputError(f"{name}={value!r} must be above zero")
+        raise InputError(f"{name}={value!r} must be above zero and finite")
     return float(value)

@@ -92,11 +92,11 @@ def renders_unchanged(value: Any) -> bool:
 
 
 def template_problem(template: str) -> str | None:
-    """Return why a triggerer cannot render a template; None if a triggerer can render the template."""
+    """Return why a triggerer cannot render a template. Return None if a triggerer can render the template."""
     try:
         tree = jinja2.Environment().parse(template)  # noqa: S701 - only parsed, never rendered
     except jinja2.TemplateSyntaxError as error:
-        return f"the template {template!r} is malformed ({error.message}), which a worker reports"
+        return f"the template {template!r} is malformed ({error.message}), and only a worker can report this"
     if next(tree.find_all(_BLOCKS), None) is not None:
         return f"the template {template!r} includes another template"
     unknown = sorted(_free_names(tree) - _NAMES - _JINJA_NAMES) or sorted(_restricted_uses(tree))

@@ -99,7 +99,7 @@ def _params_need_worker(task: BaseOperator) -> str | None:
         # If the DAG run has no value for the param either, an error would end the triggerer process.
         return "one of its params has no default"
     if any(param.source == "task" and param.schema for param in params):
-        return "its own params are validated"
+        return "its own params have a schema, and are validated only on a worker"
     return None
 
 
@@ -143,7 +143,7 @@ def _success_needs_worker(task: BaseOperator) -> str | None:
     if task.returns_dag_result:
         return "its value is the result of its DAG"
     if task.get_dag() is not None and next(iter(task.iter_mapped_dependants()), None) is not None:
-        return "a task is mapped over its output"
+        return "another task is mapped over its output"
     return None
 
 

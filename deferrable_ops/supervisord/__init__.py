@@ -1,5 +1,6 @@
 """The configuration of supervisord: pydantic models, the text of the configuration file, and the meaning of process
-states. The only input or output of this package is the reading of YAML files.
+states. Apart from its commands ``render`` and ``check``, this package reads YAML files and does no other input or
+output.
 """
 
 from __future__ import annotations

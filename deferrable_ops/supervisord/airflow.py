@@ -103,7 +103,8 @@ class AirflowConfiguration(Model):
         if self.port is not None and self.password is None and not is_loopback(host_of(self.port)):
             warnings.warn(
                 f"port={self.port!r} without a password would let anyone who can reach the port run "
-                "commands; using the Unix socket instead. Remove port=, or set username and password.",
+                "commands, so the port is not opened and only the Unix socket is used. Remove port=, or set "
+                "username and password.",
                 stacklevel=_user_stacklevel(),
             )
             self.__dict__["port"] = None
@@ -134,9 +135,9 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
 
     Fields that the user does not set get default values. By default, ``working_dir`` contains supervisord's files and
     one directory for each program. By default, only the user of supervisord can open the Unix socket, and supervisord
-    neither starts nor restarts a program by itself; the tasks do so. A value that the user sets for one program
-    replaces the default value for all programs. You can write the fields of :class:`AirflowConfiguration` inside the
-    field ``airflow``, or directly in this class.
+    neither starts nor restarts a program by itself; the tasks start and restart programs. A value that the user sets
+    for one program replaces the default value for all programs. You can write the fields of
+    :class:`AirflowConfiguration` inside the field ``airflow``, or directly in this class.
 
     :param check_interval: time between two polls of the programs' states. This duration and all other durations in this
         class are a timedelta, or a number of seconds.
@@ -182,7 +183,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
 
     def policy_of(self, program: str) -> ProgramPolicy:
-        """Return the policy in ``policies`` for this program, or else ``policy``."""
+        """Return the policy of this program: its entry in ``policies``, or ``policy`` if there is no entry."""
         return self.policies.get(program, self.policy)
 
     @property
@@ -279,9 +280,7 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
 
 
 def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:
-    """Move values that belong to a nested model into that nested model, if the user gave them as fields of the outer
-    model.
-    """
+    """Move fields that the user gave directly in the outer model into the nested model that has these fields."""
     data = plain(data)
     if not isinstance(data, dict):
         return data

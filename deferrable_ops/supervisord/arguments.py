@@ -34,8 +34,8 @@ def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentP
         "--as",
         dest="kind",
         choices=KINDS,
-        help="plain: only supervisord's sections; airflow or ssh: also the defaults that a DAG uses; by default, the "
-        "class that _target_ in FILE names, or else plain",
+        help="plain: only supervisord's sections; airflow or ssh: also the defaults that a DAG uses. Without --as, "
+        "_target_ in FILE selects the kind; without _target_, the kind is plain",
     )
     return command
 

@@ -57,7 +57,7 @@ def check(options: argparse.Namespace) -> int:
     sys.stdout.write(
         f"{options.file} is a {type(config).__name__}\n"
         f"programs: {programs}\n"
-        f"reached by: {' and '.join(reached) or 'nothing'}\n"
+        f"supervisord listens on: {' and '.join(reached) or 'nothing'}\n"
     )
     return 0
 

@@ -75,7 +75,7 @@ class SupervisorConfiguration(Model):
         return text
 
     def with_secrets(self) -> dict[str, Any]:
-        """Return the configuration as a JSON object, from which an equal configuration can be loaded.
+        """Return the configuration as a JSON object. An equal configuration can be loaded from this object.
 
         The JSON object contains passwords in plain text.
         """
@@ -118,8 +118,8 @@ class SupervisorConfiguration(Model):
                     )
                 if owner.setdefault(program, name) != name:
                     raise InputError(
-                        f"group[{name!r}] and group[{owner[program]!r}] both contain {program!r}; keep it in "
-                        "one of them"
+                        f"group[{name!r}] and group[{owner[program]!r}] both contain {program!r}; keep this "
+                        "program in only one of the two groups"
                     )
         return self
 
@@ -133,7 +133,7 @@ class SupervisorConfiguration(Model):
         )
         if duplicates:
             raise InputError(
-                f"{duplicates[0]!r} is the name of two process groups; each ungrouped program, group and event "
-                "listener needs a unique name"
+                f"{duplicates[0]!r} is the name of two process groups; rename one of them, because each ungrouped "
+                "program, group and event listener needs a unique name"
             )
         return self

@@ -185,7 +185,7 @@ class RpcInterfaceConfiguration(Section):
         for name, value in self.kwargs.items():
             if name == self._option or not name.isidentifier() or not name.isascii() or name != name.lower():
                 raise InputError(
-                    f"kwargs in [{header}] contains {name!r}; use only lowercase letters, digits and '_': "
+                    f"kwargs in [{header}] contains {name!r}; use only lowercase letters, digits and '_', because "
                     "supervisord's parser does not preserve other names"
                 )
             text = render_value(f"{name} in [{header}]", str(value), self._expressions)

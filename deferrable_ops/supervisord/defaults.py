@@ -89,8 +89,8 @@ class IncompleteConfiguration(Protocol):
 def fill_defaults(config: IncompleteConfiguration, name: str | None = None) -> dict[str, Any]:
     """Return all fields of a configuration. A field that the user did not set gets its default value.
 
-    The names of these fields are not added to ``model_fields_set``. So the default values can be computed again with
-    another `name`.
+    Fields with default values are not added to ``model_fields_set``, so that the default values can be computed again
+    with another `name`.
 
     :param name: the name of the working directory that is used if the user did not set ``working_dir``. If `name` is
         None, the names of the programs become the directory's name.
@@ -140,8 +140,9 @@ def _socket(folder: Path) -> Path:
     path = folder / "supervisor.sock"
     if len(str(path).encode()) > LONGEST_SOCKET_PATH:
         raise InputError(
-            f"working_dir is too long: the path of the socket in it must not exceed {LONGEST_SOCKET_PATH} bytes; give "
-            "a shorter path, or set unix_http_server.file to a path in a directory that only this user can write to"
+            "working_dir is too long, because the path of the socket in this directory must not exceed "
+            f"{LONGEST_SOCKET_PATH} bytes; give a shorter path, or set unix_http_server.file to a path in a directory "
+            "that only this user can write to"
         )
     return path
 
@@ -164,7 +165,7 @@ def _inet_server(config: IncompleteConfiguration) -> InetHttpServerConfiguration
         return given
     if given is not None and given.port != airflow.port:
         raise InputError(
-            f"port={airflow.port!r} and inet_http_server.port={given.port!r} differ; give one of them"
+            f"port={airflow.port!r} and inet_http_server.port={given.port!r} differ; give only one of them"
         )
     return given or InetHttpServerConfiguration(
         port=airflow.port, username=airflow.username, password=airflow.password

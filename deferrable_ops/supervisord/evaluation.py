@@ -135,6 +135,7 @@ def _given_up(
                 return Verdict(
                     policy.otherwise,
                     f"{process.full_name} is in a crash loop ({policy.crash_restarts} restarts within "
-                    f"{policy.crash_window.total_seconds():g} s), again after {policy.crash_give_up} pauses",
+                    f"{policy.crash_window.total_seconds():g} s), again after {policy.crash_give_up} pauses; see the "
+                    "program's log",
                 )
     return None

@@ -1,5 +1,5 @@
-"""The processes of supervisord, as its method ``getAllProcessInfo`` returns them, and the action for a process that has
-ended.
+"""Reads supervisord's processes from the result of its method ``getAllProcessInfo``, and decides which action follows
+when a process has ended.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ class Process:
                 stderr_log=str(info.get("stderr_logfile", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"supervisord's answer does not describe a process: {error!r}") from None
+            raise InputError(
+                f"supervisord's answer does not describe a process, because a field is missing or invalid ({error!r}); "
+                "check the version of supervisor"
+            ) from None
 
     @property
     def full_name(self) -> str:

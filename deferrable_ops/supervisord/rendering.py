@@ -3,7 +3,7 @@
 The parser (supervisor 4.3, ``options.py``) is Python's RawConfigParser; its file format has no quotes and no escape
 character. The parser removes spaces at both ends of a value, and treats a ``;`` or ``#`` after a space as the start of
 a comment. After parsing, supervisor replaces ``%(name)s`` by a value, as Python's ``%`` operator does. In some fields,
-supervisor does this twice.
+supervisor makes this replacement twice.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
     :param argument: the name by which error messages call the value.
     :param expressions: the names that supervisor expands in this field, for example ``program_name``.
     :param expanded: how many times supervisor expands expressions in this field.
-    :raises InputError: if `text` contains a control character; or if it contains a ``;`` or ``#`` after a space, and
-        this cannot be escaped in this field.
+    :raises InputError: if `text` contains a control character, or a space that cannot be escaped in this field. Such a
+        space is at the beginning or at the end of `text`, or before a ``;`` or ``#``.
     """
     refuse_control_characters(argument, text)
     escaped = _escaped(text, expressions, expanded)
@@ -125,7 +125,8 @@ def _is_expression(text: str, position: int, expressions: frozenset[str]) -> boo
 def _variable(argument: str, name: str) -> str:
     if not _VARIABLE.fullmatch(name):
         raise InputError(
-            f"{argument} has the name {name!r}; use letters, digits, '_', '.' and '-', and no digit at the beginning"
+            f"{argument} has the name {name!r}, which is not allowed for a variable; use letters, digits, '_', '.' and "
+            "'-', and no digit at the beginning"
         )
     return name
 

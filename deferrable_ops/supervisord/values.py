@@ -72,7 +72,7 @@ def _numbers(value: Any) -> Any:
 def _octal(value: Any) -> Any:
     if not isinstance(value, str) or not re.fullmatch("[0-7]{1,4}", value):
         raise InputError(
-            "must be an octal number in quotes, such as '022'; without quotes, YAML parses it as another number"
+            "must be an octal number in quotes, such as '022'; without quotes, YAML may read another number"
         )
     return value
 
@@ -94,7 +94,7 @@ def _host_and_port(value: Any) -> Any:
         raise InputError("has no port between 1 and 65535; give host:port, *:port or only the port")
     if re.search(r"[:\s/]", host):
         raise InputError(
-            "has a host to which supervisord cannot bind; give an IPv4 address, a host name or *"
+            "has a host on which supervisord cannot listen; give an IPv4 address, a host name or *"
         )
     return f"{host.lower() or '*'}:{int(number)}"
 
@@ -113,7 +113,9 @@ def _variables(value: Any) -> Any:
 def _secret(value: Any) -> Any:
     given = value.get_secret_value() if isinstance(value, SecretStr) else value
     if given == _HIDDEN:
-        raise InputError("is masked: the configuration was serialized without secrets; use with_secrets()")
+        raise InputError(
+            "is masked, because the configuration was serialized without secrets; serialize it with with_secrets()"
+        )
     if given == "":
         raise InputError("is empty; give a value, or remove the field")
     return _text(value)

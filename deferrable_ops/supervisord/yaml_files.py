@@ -26,10 +26,10 @@ def yaml_mapping(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+        raise InputError(f"{path} is not UTF-8 text; save the file as UTF-8") from None
     except yaml.YAMLError as error:
         # Do not include the error's text: it quotes the file, which may contain a password.
-        raise InputError(f"{path} is not YAML{_location(error)}") from None
+        raise InputError(f"{path} is not valid YAML{_location(error)}") from None
     if not isinstance(data, dict):
         raise InputError(
             f"{path} must contain a mapping of the configuration's fields, such as program: and working_dir:"
@@ -56,7 +56,9 @@ def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         lines = [f"{_field(item['loc'])}{item['msg'].removeprefix('Value error, ')}" for item in found]
-        raise InputError("\n  ".join([f"{source} is not a valid {kind.__name__}:", *lines])) from None
+        raise InputError(
+            "\n  ".join([f"{source} is not a valid {kind.__name__}; correct these fields:", *lines])
+        ) from None
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -77,4 +79,4 @@ def _without_marks(path: str, data: Any) -> Any:
 
 def _location(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
-    return f": look at line {mark.line + 1}" if mark is not None else ""
+    return f"; check line {mark.line + 1}" if mark is not None else ""

@@ -1,4 +1,4 @@
-"""A fake of the Google servers that issue access tokens, on loopback. google-auth connects to it without any change.
+"""A fake of the Google servers that issue access tokens, on loopback. google-auth needs no change for it.
 
 The servers follow these pages of Google's documentation:
 
@@ -50,7 +50,7 @@ class FakeGoogle:
 
     :ivar calls: the number of calls of each server.
     :ivar token_seconds: for how many seconds a new token is valid. google-auth requests a new token 225 s before a
-        token expires, so with a lower number it requests a token for each API call.
+        token expires. So with fewer than 225 s, google-auth requests a token for each API call.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class FakeGoogle:
         :raises ValueError: if there is no such server.
         """
         if server not in _SERVERS:
-            raise ValueError(f"{server!r} is not one of {', '.join(_SERVERS)}")
+            raise ValueError(f"there is no server {server!r}; give one of {', '.join(_SERVERS)}")
         failure = status, body or f"<html><title>Error {status}</title></html>", times or float("inf")
         with self._lock:
             self._failures[server].append(failure)
@@ -86,7 +86,7 @@ class FakeGoogle:
         self.fail("token", 400, INVALID_GRANT, times=None)
 
     def mend(self) -> None:
-        """Let all servers respond without errors."""
+        """Remove the injected failures of all servers."""
         with self._lock:
             self._failures.clear()
 
@@ -172,7 +172,8 @@ class FakeGoogle:
 
 @contextmanager
 def fake_google(directory: Path, source: Literal["key", "metadata"] = "key") -> Iterator[FakeGoogle]:
-    """Run the fake servers. In the ``with`` block, the application default credentials of this process come from them.
+    """Run the fake servers. In the ``with`` block, this process gets its application default credentials
+    from the fake servers.
 
     :param directory: an empty directory for the key file.
     :param source: whether the credentials come from a service account's key, or from the metadata server.

@@ -44,13 +44,13 @@ class OutsideService:
         """If no request has arrived since the last call of this method, wait for a request. Return the newest request.
 
         :param within: how many seconds to wait for a request.
-        :raises AssertionError: if no request was received within the timeout.
+        :raises AssertionError: if no request was received within this time.
         """
         try:
             await asyncio.wait_for(self._arrived.wait(), within)
         except TimeoutError:
             raise AssertionError(
-                f"no request was received within {within:g} s; await the task's outcome() to see whether it failed"
+                f"no request was received within {within:g} s; await the task's outcome() to see its error"
             ) from None
         self._arrived.clear()
         return self.requests[-1]

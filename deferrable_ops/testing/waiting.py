@@ -45,7 +45,7 @@ class TaskUnderTest:
         return found[0]
 
     async def call_back(self, payload: Any = None, verb: str = "post") -> tuple[int, dict[str, Any]]:
-        """Send a callback like an outside service, and return the response's status and JSON value.
+        """Send a callback as an outside service does, and return the response's status and JSON value.
 
         :param verb: the kind of the callback, which is ``success``, ``failure``, ``skip``, ``heartbeat`` or ``post``.
             The operator's expressions decide what a ``post`` means.
@@ -58,7 +58,7 @@ class TaskUnderTest:
         return receipt.status, json.loads(receipt.body)
 
     async def publish(self, channel: str, payload: Any = None, **attributes: Any) -> None:
-        """Wait until the task waits for events, and then post an event to a channel like an outside system.
+        """Wait until the task waits for events, and then post an event to a channel as an outside system does.
 
         :param attributes: the other parts of the event that ``match`` of a specification can use: the dicts
             ``headers``, ``attributes`` and ``metadata``.
@@ -114,7 +114,7 @@ def _trigger_of(task: Any) -> tuple[type[TaskTrigger], dict[str, Any]]:
         return type(task), task.serialize()[1]
     raise InputError(
         f"running() takes a trigger, or an operator that only defers; {type(task).__name__} is neither. "
-        "Test a task that runs code on a worker, such as WebhookOperatorMixin or @task.webhook, with dag.test()"
+        "Use dag.test() for a task that runs code on a worker, such as WebhookOperatorMixin or @task.webhook"
     )
 
 

@@ -50,11 +50,11 @@ _ENDED_BY_AIRFLOW = (WaitState.KILLED, WaitState.SUPERSEDED)
 
 
 class TaskTrigger(Launching, BaseTrigger):
-    """Base class of all triggers. A trigger stores its state in the inbox. So Airflow can restart a trigger, and can
-    run the same trigger twice at the same time.
+    """Base class of all triggers. A trigger stores its state in the inbox, so Airflow can restart the trigger.
+    Airflow may even run two copies of a trigger at the same time.
 
     A subclass implements :meth:`wait` and :meth:`cancel`. A subclass also implements :meth:`expired` if the task must
-    not fail when its deadline passes. `arguments` contains the names of the arguments that only this subclass has.
+    not fail when its deadline passes. In `arguments`, a subclass lists the names of the arguments that it adds.
 
     :param timeout: seconds between the first run of the trigger and the deadline of the task's wait.
     :param attempt: the fields of the :class:`~deferrable_ops.inbox.Attempt` if a worker deferred the task. If the
@@ -76,7 +76,7 @@ class TaskTrigger(Launching, BaseTrigger):
     """Seconds between two checks whether the work of earlier attempts is cancelled."""
 
     airflow_cancels_within: ClassVar[float] = 60.0
-    """For how many seconds, at most, the trigger of an ended task waits until Airflow cancels the trigger."""
+    """The trigger of an ended task waits at most this many seconds until Airflow cancels the trigger."""
 
     first_retry_pause: ClassVar[float] = 1.0
     """The longest pause before the first retry after a temporary error, in seconds."""
@@ -89,8 +89,8 @@ class TaskTrigger(Launching, BaseTrigger):
     __slots__ = ("_backoff", "_outages", "attempt", "changes", "current", "inbox", "started", "timeout")
 
     started: bool
-    """Whether the task has launched or read anything. If True, no failed read makes the task fail. A subclass sets
-    `started`; :meth:`run` also sets `started` if an earlier run of the trigger registered the wait.
+    """Whether the task has launched or read anything. If True, a failed read is retried and does not end the task. A
+    subclass sets `started`. :meth:`run` also sets `started` if an earlier run of the trigger registered the wait.
     """
 
     # These attributes are None except during run().
@@ -140,7 +140,7 @@ class TaskTrigger(Launching, BaseTrigger):
 
     @abstractmethod
     async def cancel(self, wait: Wait) -> None:
-        """Cancel the external work of a wait that is over without a result. This method must be idempotent.
+        """Cancel the external work of a wait that has ended without a result. A second call must do no harm.
 
         The wait was ended by a user, was replaced by the wait of a newer attempt, or has passed its deadline.
         """
@@ -182,7 +182,8 @@ class TaskTrigger(Launching, BaseTrigger):
     def defaults(cls) -> dict[str, Any]:
         """Return the default values of the trigger's arguments.
 
-        Airflow's database does not contain an argument that has its default value. So a default must never change.
+        Never change a default, because Airflow does not store an argument that has its default value. A new default
+        would also change the triggers that are already stored.
         """
         inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
         parameters = [one for init in reversed(inits[:-1]) for one in signature(init).parameters.values()]
@@ -197,8 +198,8 @@ class TaskTrigger(Launching, BaseTrigger):
     def log(self) -> Any:
         """The logger of the task.
 
-        All triggers of one class share this logger. Airflow writes each message to the log of the task in whose
-        context the message is logged.
+        All triggers of one class share this logger. Airflow writes each message to the log of the task whose
+        trigger logs the message.
         """
         return self.logger()
 
@@ -215,7 +216,7 @@ class TaskTrigger(Launching, BaseTrigger):
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render the templates. If rendering fails, keep the error, so that :meth:`run` can fail the task.
 
-        If this method raised the error, Airflow would start a worker for the task.
+        If this method raised the rendering error, Airflow would start a worker for the task.
         """
         try:
             super().render_template_fields(context, jinja_env)
@@ -257,7 +258,7 @@ class TaskTrigger(Launching, BaseTrigger):
         yield event
 
     async def on_kill(self) -> None:
-        """Check in the background whether a user ended the task; in this case, cancel the task's external work.
+        """Start a check in the background. If a user ended the task, the check cancels the task's external work.
 
         Airflow also calls this method when it moves the trigger to another triggerer (airflow#73454). The method must
         return within about a second.
@@ -273,7 +274,7 @@ class TaskTrigger(Launching, BaseTrigger):
             return Attempt(**self.attempt)
         ti = self.task_instance
         if ti is None:
-            raise DeferrableOpsError("The trigger has neither a task instance nor the argument attempt=")
+            raise DeferrableOpsError("the trigger needs a task instance, or the argument attempt=")
         logical_date = ti.get_template_context().get("logical_date") if self.task else None
         return Attempt.of(ti, logical_date)
 
@@ -287,7 +288,7 @@ class TaskTrigger(Launching, BaseTrigger):
             return self.current.outcome
         if self.current.state is WaitState.EXPIRED:
             return self._with_outage(await self.expired())
-        return Failure(f"the wait is {self.current.state}: a newer attempt or a user has ended it")
+        return Failure(f"a user or a newer attempt has ended this attempt (wait: {self.current.state})")
 
     async def on_wait_updated(self) -> None:
         """Handle one change of the wait in the inbox, for example new progress or an outcome."""
@@ -322,7 +323,8 @@ class TaskTrigger(Launching, BaseTrigger):
         while wait_ids := await self.inbox.cancellations.requeue_other_attempts(self.current.id):
             if not pause:
                 self.log.info(
-                    "First cancelling the work of an earlier attempt (wait %s)", ", ".join(wait_ids)
+                    "Before this attempt starts its work, the work of earlier attempts is cancelled (waits: %s)",
+                    ", ".join(wait_ids),
                 )
             await asyncio.sleep(pause)
             await self.inbox.owner.wait(self.log, cancel=True)
@@ -492,5 +494,5 @@ class TaskTrigger(Launching, BaseTrigger):
     def _failed_by(self, error: BaseException) -> Failure:
         if isinstance(error, DeferrableOpsError):
             return Failure(str(error), retryable=retry_can_help(error))
-        self.log.error("The trigger failed", exc_info=error)
+        self.log.error("The task fails, because its trigger raised this error", exc_info=error)
         return Failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)

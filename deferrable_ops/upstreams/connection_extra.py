@@ -1,8 +1,8 @@
 """Reads Airflow connections in a triggerer.
 
-With ``[core] multi_team``, Airflow's API inside a triggerer does not know the team of a task, so it returns only the
-connections without a team. Therefore the connection of a team is first read from the secrets backends in this process,
-which are asked for the team of this process: see :func:`team_connection`.
+With the Airflow setting ``[core] multi_team``, a connection can belong to a team. Airflow's API inside a triggerer does
+not know the team of a task, so the API returns only connections that belong to no team. Therefore this module first
+searches the secrets backends of this process for a connection of the team: see :func:`team_connection`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _TIMEOUT: Final = 60.0
 
 
-_LIMIT: Final = "does not give triggerers the connections that belong to a team in its database"
+_LIMIT: Final = "does not give triggerers the connections of a team that are stored in its database"
 
 
 class UnknownConnection(ConfigurationError):
@@ -38,7 +38,8 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
 
     :param timeout: the longest time in seconds to wait until Airflow returns the connection.
     :raises UnknownConnection: if Airflow has no connection with this id.
-    :raises AirflowUnavailable: if Airflow does not return the connection within the timeout, or cannot read it now.
+    :raises AirflowUnavailable: if Airflow does not return the connection within the timeout, or cannot read the
+        connection now.
     :raises ConfigurationError: if the field ``extra`` of the connection is not JSON.
     """
     from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
@@ -60,12 +61,13 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
 
 
 def team_connection(conn_id: str) -> Any:
-    """Return the connection that the secrets backends of this process have for its team.
+    """Search the secrets backends of this process for a connection of the team of this process, and return it.
 
-    Return None if this process belongs to no team, or if the backends have no such connection. This function may block.
+    Return None if this process belongs to no team, or if the backends have no such connection. Call this function in a
+    thread, because it may block.
 
-    :raises AirflowUnavailable: if a secrets backend failed. A connection without a team must not replace a connection
-        of the team that cannot be read now.
+    :raises AirflowUnavailable: if a secrets backend failed. The function does not return None in this case, because the
+        caller would then use a connection without a team.
     """
     from airflow.sdk.execution_time.secrets import ExecutionAPISecretsBackend
     from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
@@ -98,13 +100,13 @@ def team_connection(conn_id: str) -> Any:
 
 
 def missing_connection(conn_id: str, error: Exception) -> str:
-    """Return the message of the error that Airflow has no connection with the given id."""
+    """Return an error message: Airflow has no connection with this id, and how to create the connection."""
     team = settings.team()
     if team is None:
         return f"there is no connection {conn_id!r}; create it ({error})"
     return (
-        f"there is no connection {conn_id!r} that a triggerer of the team {team} can read: Airflow {_LIMIT}. Define "
-        f"{_variable(conn_id, team)} in the environment of the team's triggerers, or use a secrets backend that "
+        f"there is no connection {conn_id!r} that a triggerer of the team {team} can read, because Airflow {_LIMIT}. "
+        f"Define {_variable(conn_id, team)} in the environment of the team's triggerers, or use a secrets backend that "
         "supports teams"
     )
 
@@ -137,8 +139,8 @@ def _knows_teams(backend: Any) -> bool:
 @cache
 def _report_without_team(conn_id: str, team: str) -> None:
     log.warning(
-        "The team %s has no connection %r in the environment or in a secrets backend; a connection without a team is "
-        "used, if there is one. Airflow %s",
+        "The team %s has no connection %r in the environment or in a secrets backend. So a connection without a team "
+        "is used, if there is one. If the team needs its own connection, define it there, because Airflow %s",
         team,
         conn_id,
         _LIMIT,

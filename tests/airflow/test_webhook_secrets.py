@@ -29,7 +29,7 @@ def test_no_log_contains_a_secret_although_the_service_echoes_them(
 
     failed, _ = launch_at_second_try(airflow, outside, status=400)
     failed.wait_for("failed")
-    assert "answered 400" in failed.task("job").log()
+    assert "answered with HTTP status 400" in failed.task("job").log()
 
     killed, request = launch_at_second_try(airflow, outside, status=200)
     token = request.headers["x-token"]

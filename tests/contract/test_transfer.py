@@ -104,7 +104,7 @@ async def test_import_needs_an_empty_inbox_and_a_complete_file(inbox: Inbox, tar
         ("", "not an export"),
         ("id,name\n", "incomplete"),
         ("[]\n", "not an export"),
-        ('{"deferrable_ops_export": 1, "schema": "9999"}\n', f"this release has {HEAD}"),
+        ('{"deferrable_ops_export": 1, "schema": "9999"}\n', f"this release supports schemas up to {HEAD}"),
     ):
         with pytest.raises(InputError, match=problem):
             await Transfer(target.database).read_from(io.StringIO(content))

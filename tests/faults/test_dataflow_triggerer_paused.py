@@ -39,7 +39,7 @@ def test_triggerer_that_comes_back_launches_nothing_and_cancels_nothing(
     for ending in (before_ending, during_ending):
         ending.end()
     before.wait_for_log("Launched the job", timeout=90)
-    during.wait_for_log("Adopted the job", timeout=90)
+    during.wait_for_log("Continuing with the job", timeout=90)
 
     dataflow.set(list_lag=NEVER)  # so that nothing but its claim tells the first that another has launched
     airflow.pause(second)

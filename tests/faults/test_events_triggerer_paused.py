@@ -67,6 +67,6 @@ def test_waits_end_once_and_with_all_three_events_whichever_triggerer_took_them(
             wait_until(lambda task=task: task.log().count("Waiting for") >= 2, f"{task}'s logs of both")
             assert [attempt.number for attempt in task.tries()] == [1]
             # Whose XCom the triggerer sent while its own supervisor stood still ends on a worker, and says so.
-            ends_on_worker = "ends on a worker, because its XCom could not be set" in task.log()
+            ends_on_worker = "ends on a worker, because the triggerer could not set the XCom" in task.log()
             assert run.worker_processes() == ends_on_worker
         assert {source: len(arrivals.of(source)) for source in sources} == dict.fromkeys(sources, RUNS)

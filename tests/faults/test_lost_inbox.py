@@ -42,7 +42,7 @@ def test_lost_launch_is_repeated_only_if_the_task_allows_it(
     again = services["webhook_relaunch"].wait_for_requests("/job", 2)[-1]
     assert again.idempotency_key == first["webhook_relaunch"].idempotency_key
     kept = tasks["webhook_cancel"]
-    wait_until(lambda: "it is not launched again" in kept.log(), f"{kept} to report the lost wait")
+    wait_until(lambda: "the work is not launched again" in kept.log(), f"{kept} to report the lost wait")
     assert len(services["webhook_cancel"].requests("/job")) == 1
     # The services still have the callback URLs of before the restore.
     for dag_id, service in services.items():

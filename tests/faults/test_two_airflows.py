@@ -90,7 +90,9 @@ def test_copy_of_an_airflow_disturbs_nothing_until_it_adopts_the_inbox(
     second.start(api_server_first=True)
     output = second.api_server.output
     wait_until(lambda: "THE METADATA DATABASE IS A COPY" in output.read_text(), "the copy to be noticed")
-    wait_until(lambda: "Waits are not looked after" in output.read_text(), "the copy to sweep nothing")
+    wait_until(
+        lambda: "This API server does not end waits" in output.read_text(), "the copy to sweep nothing"
+    )
     assert owner_in(second) != owner_in(first)
 
     # The same tasks are ended and cleared in the copy. The first Airflow's work is not touched by it.

@@ -126,7 +126,7 @@ async def test_error_of_a_connection_that_a_triggerer_cannot_read_names_the_limi
     teams.enter("team_a")
     with pytest.raises(UnknownConnection, match="Define AIRFLOW_CONN__TEAM_A___MISSING") as caught:
         await read_connection("missing")
-    assert "the connections that belong to a team in its database" in str(caught.value)
+    assert "the connections of a team that are stored in its database" in str(caught.value)
     with pytest.raises(UnknownConnection, match="aws_conn_id=None"):
         await load_settings("aws_default")
 

@@ -266,19 +266,19 @@ class Database:
     async def _may_recover(self, error: Exception) -> bool:
         """Return whether a call is retried after an error that is not an outage.
 
-        Return True if the database rejected a login that worked before or that ``inbox_url`` has replaced, or if the
-        retry timeout is infinite and the deployment is set up wrongly.
+        Return True if the database rejected the login, but the login worked before or ``inbox_url`` now has another
+        login. Return True also if the retry timeout is infinite and the deployment is set up wrongly.
         """
         if is_rejected_login(error) and self._read_url is not None:
             # In a thread, because reading the option may run a command or ask a secrets backend.
             try:
                 new = parse_url(await asyncio.to_thread(self._read_url))
             except DeploymentError as unreadable:
-                log.warning("Could not read inbox_url again: %s", unreadable)
+                log.warning("Could not read inbox_url again; the previous login is used: %s", unreadable)
                 new = self.url
             if (new.username, new.password) != (self.url.username, self.url.password):
                 log.warning(
-                    "The inbox's database rejected the login; inbox_url has changed, so its new login is used"
+                    "The inbox's database rejected the login; inbox_url now has another login, which is used instead"
                 )
                 self.url = self.url.set(username=new.username, password=new.password)
                 return True

@@ -12,7 +12,8 @@ from deferrable_ops.exceptions import DeploymentError
 def airflow_fernet(what: str) -> Any:
     """Return the Fernet object for ``[core] fernet_key``.
 
-    :param what: the part of the error message about what is encrypted, such as ``"channels' secrets are"``.
+    :param what: what is encrypted with the key, followed by "is" or "are", for the error message. For example,
+        ``"channels' secrets are"``.
     :raises DeploymentError: if the Fernet key is malformed.
     """
     try:

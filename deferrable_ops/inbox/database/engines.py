@@ -101,7 +101,8 @@ def _create_private_file(path: Path) -> None:
             ) from None
     except OSError as error:
         raise DeploymentError(
-            f"[deferrable_ops] inbox_url: the file {path} cannot be created: {error.strerror}"
+            f"[deferrable_ops] inbox_url: the file {path} cannot be created ({error.strerror}); check that its folder "
+            "exists, and that the user of this process may write to this folder"
         ) from None
 
 
@@ -124,7 +125,7 @@ def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> As
     if unknown := sorted(set(url.query) - known):
         raise DeploymentError(
             f"[deferrable_ops] inbox_url has parameters that asyncpg does not support: {', '.join(unknown)}; "
-            "for TLS use ?ssl=require or ?ssl=verify-full"
+            "remove them, and for TLS use ?ssl=require or ?ssl=verify-full"
         )
     connect_args: dict[str, Any] = {
         "timeout": 10,

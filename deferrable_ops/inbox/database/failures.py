@@ -1,4 +1,4 @@
-"""Classification of database errors: an outage, a misconfiguration, or a rejected statement.
+"""Decides whether a database error is an outage, a misconfiguration, or a rejected statement.
 
 The error message of a database driver may contain statement parameters, which can be payloads or secrets. To protect
 payloads and secrets, logs and exceptions contain only the result of :func:`describe`, and not the driver's error

@@ -59,15 +59,15 @@ async def migrate(database: Database) -> None:
     version = await schema_version(database)
     if version.is_too_new:
         raise DeploymentError(
-            "the installed release of airflow-deferrable-ops is too old for the inbox's tables: it can use tables up "
-            f"to version {HEAD}, and these tables need one that can use version "
-            f"{version.oldest_reader or version.number}; install a newer release"
+            "the installed release of airflow-deferrable-ops is too old for the inbox's tables. This release supports "
+            f"tables up to version {HEAD}, but a release that supports version "
+            f"{version.oldest_reader or version.number} is needed; install a newer release"
         )
     if version.is_outdated:
         if not settings.auto_upgrade() and not database.in_memory:
             raise DeploymentError(
-                f"the inbox's tables have version {version.number or 'none'}, the installed release needs "
-                f"version {HEAD}, and [deferrable_ops] auto_upgrade is off: "
+                f"the inbox's tables have version {version.number or 'none'}, but the installed release needs "
+                f"version {HEAD}, and [deferrable_ops] auto_upgrade is off; "
                 "run `deferrable-ops inbox upgrade`"
             )
         await upgrade(database)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 HEAD: Final = "0004"
-"""The newest migration; a database at this version is opened without loading Alembic."""
+"""The number of the newest migration. If the inbox's tables have this version, Alembic is not loaded."""
 
 metadata = MetaData()
 

@@ -1,6 +1,6 @@
 """Channels: named addresses to which outside systems post events, and the secrets that authenticate the senders.
 
-A channel's secret is shown only once, when it is created. The secret is stored encrypted with Airflow's Fernet key.
+A channel's secret is shown only once, when the secret is created. The secret is encrypted with Airflow's Fernet key.
 Each process caches the channels for 5 s, because requests are frequent and changes are rare.
 """
 
@@ -85,7 +85,9 @@ class Channels:
             return (await transaction.connection.execute(new)).rowcount == 1
 
         if not await self._database.write(write):
-            raise InputError(f"the channel {name} already exists; rotate its secret, or remove it first")
+            raise InputError(
+                f"the channel {name} already exists; rotate its secret, or remove the channel first"
+            )
         self._expire_cache()
 
     async def rotate(self, name: str, secret: str, *, old_for: float) -> None:
@@ -112,7 +114,8 @@ class Channels:
                 known = select(channels.c.name).where(channels.c.name == name)
                 if (await transaction.connection.execute(known)).first():
                     raise InputError(
-                        f"the channel {name} has no secret to rotate, because it accepts unauthenticated requests"
+                        f"the channel {name} has no secret to rotate, because it accepts unauthenticated requests; to "
+                        "verify requests, remove the channel, and add it again with another --verify"
                     )
                 raise _unknown(name)
 
@@ -120,8 +123,7 @@ class Channels:
         self._expire_cache()
 
     async def remove(self, name: str) -> None:
-        """Remove a channel. After the removal, the channel's events stay in the inbox for ``event_retention_days`` (in
-        days).
+        """Remove a channel. The channel's events stay in the inbox for ``event_retention_days`` after their receipt.
 
         :raises UnknownChannel: if there is no channel with this name.
         """

@@ -1,4 +1,4 @@
-"""SQL statements for batches of events, written by hand for the reasons in ``waits/callback_rows.py``."""
+"""SQL statements for batches of events. They are written by hand for speed, as in ``waits/callback_rows.py``."""
 
 from __future__ import annotations
 

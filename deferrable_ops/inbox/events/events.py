@@ -137,10 +137,9 @@ class Events:
     async def append_all(
         self, events: Sequence[NewEvent], *, positions: Sequence[SourcePosition] = ()
     ) -> list[AppendResult]:
-        """Append events and store the positions up to which consumers have read sources, in one transaction that no
-        other call shares.
+        """Append events, and store the positions up to which consumers have read sources, in one transaction.
 
-        Concurrent calls return in commit order.
+        No other call shares this transaction. Concurrent calls return in commit order.
 
         :raises InboxUnavailable: if the database did not answer. Either all events and positions were committed, or
             none.
@@ -208,7 +207,10 @@ class Events:
         return [_stored(row) for row in rows]
 
     async def first_since(self, sources: Collection[str], since: float) -> int | None:
-        """Return the lowest number among the events that are not older than `since`, or None if there is none."""
+        """Return the lowest event number among the events with a time of `since` or later.
+
+        Return None if there is no such event.
+        """
         return await self._database.read(
             lambda connection: event_rows.first_since(connection, sources, _moment(since))
         )
@@ -278,7 +280,7 @@ def _moment(since: float | None) -> float:
 
 
 def _storable(text: str) -> str:
-    """Escape NUL and unpaired surrogates, because text columns of SQLite and Postgres cannot store them."""
+    """Escape NUL and incomplete Unicode characters, because SQLite and Postgres cannot store them as text."""
     if text.isascii() and "\x00" not in text:
         return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -61,7 +61,7 @@ class Follower:
         self._feed.leave(self)
 
     def go_live(self) -> None:
-        """Mark the follower as live. The feed calls this method when the follower has caught up."""
+        """Record that the follower has received all stored events. The feed calls this method."""
         self.is_live = True
 
     @property
@@ -144,7 +144,7 @@ class Feed:
 
     @property
     def position(self) -> int:
-        """The event number up to which the live followers have received all their events."""
+        """The event number up to which the followers that are not behind have received all their events."""
         return self._position
 
     def follow(self, sources: Collection[str], *, since: float | None = None, after: int = 0) -> Follower:
@@ -213,7 +213,7 @@ class Feed:
                         await self._wake.wait()
 
     async def _read(self) -> bool:
-        """Read one page for the live followers, and one page for the followers that are behind.
+        """Read one page for the followers that have caught up, and one page for the followers that are behind.
 
         :return: whether there may be more events to read.
         """
@@ -229,8 +229,8 @@ class Feed:
         After a failover that lost commits, the database assigns the lost event numbers again.
         """
         log.warning(
-            "The inbox's database has lost events, probably in a failover: the newest event had the number "
-            "%d before and has the number %d now",
+            "The inbox's database has lost events, probably in a failover. The highest event number was %d and is "
+            "%d now. If a task still waits for a lost event, send this event again",
             self._position,
             newest,
         )
@@ -278,7 +278,7 @@ class Feed:
         return True
 
     async def _set_start_positions(self, newest: int) -> None:
-        """Set the start positions of new followers, with one query for all of them."""
+        """Set the start positions of all new followers, with one query."""
         new = [follower for follower in self._behind if follower.position is None]
         timed = [follower for follower in new if follower.since > -math.inf]
         first: int | None = None

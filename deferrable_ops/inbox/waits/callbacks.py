@@ -68,7 +68,8 @@ class Receipt:
     """The response to a callback.
 
     :param status: the HTTP status of the response.
-    :param body: the response's body, a JSON object. The response to a duplicate has exactly the same body.
+    :param body: the response's body, a JSON object. A duplicate gets exactly the same body as the
+        first callback.
     """
 
     status: int
@@ -82,7 +83,7 @@ class Callbacks:
         self.record: GroupCommit[Callback, Receipt] = GroupCommit(
             database, self._record_all, writers=2 if database.dialect == "postgresql" else 1
         )
-        """Apply a callback, and return its receipt after the commit."""
+        """Evaluate and record a callback, and return its receipt after the commit."""
 
     async def _record_all(self, transaction: Transaction, callbacks: list[Callback]) -> list[Receipt]:
         batch = await _Batch.read(transaction, callbacks)
@@ -174,7 +175,7 @@ class _Batch:
             known = self.by_key.get((callback.wait_id, callback.idempotency_key))
             if known is not None and known[0] != callback.digest:
                 return _receipt(
-                    422, error="this Idempotency-Key was already used with other content; use a new one"
+                    422, error="this Idempotency-Key was already used with other content; use a new key"
                 )
             if known is not None:
                 return known[1]
@@ -189,13 +190,19 @@ class _Batch:
 
     def _refuse(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
         if wait.expired:
-            receipt = _receipt(410, state=WaitState.EXPIRED, error="the wait's deadline has passed")
+            receipt = _receipt(
+                410, state=WaitState.EXPIRED, error="the wait's deadline has passed; stop the work"
+            )
         elif wait.state in ABANDONED:
             receipt = _receipt(
-                410, state=wait.state, error=f"the wait is {wait.state}: no task waits for this callback"
+                410,
+                state=wait.state,
+                error=f"the wait is {wait.state}, so no task waits for this callback; stop the work",
             )
         elif wait.state is not WaitState.WAITING:
-            receipt = _receipt(409, state=wait.state, error=f"the wait is settled already: {wait.state}")
+            receipt = _receipt(
+                409, state=wait.state, error=f"the wait is settled already ({wait.state}); do not retry"
+            )
         else:
             return None
         if wait.refused < _MAX_REFUSALS:

@@ -45,15 +45,13 @@ class Cancellations:
     async def claim(
         self, wait_id: str | None = None, *, without: Collection[str] = ()
     ) -> Cancellation | None:
-        """Lease a due cancellation to the caller for 60 s, and return the cancellation.
+        """Assign a due cancellation to the caller for 60 s, and return the cancellation.
 
-        Return None if no cancellation is due.
+        Return None if no cancellation is due, or if this process does not belong to the inbox's owner.
 
-        Return None also if this process does not belong to the inbox's owner.
-
-        The cancellation of a wait is not due while a process holds the launch claim of the wait and has not recorded
-        the launch. The process with the launch claim may be sending the launch request, and a cancellation before the
-        external work exists would not stop the work.
+        The cancellation of a wait is not due while a process has the right to launch the wait's external work (the
+        launch claim), but has not recorded the launch. This process may be sending the launch request, and a
+        cancellation before the external work exists would not stop the work.
 
         :param wait_id: return only a cancellation of the wait with this id; if None, return a cancellation of any wait.
         :param without: the ids of waits whose cancellations are not returned.
@@ -90,7 +88,7 @@ class Cancellations:
         return None
 
     async def give_back(self, cancellation: Cancellation) -> None:
-        """End the lease of a cancellation without an attempt to stop the external work."""
+        """Let another process carry out a cancellation at once. No attempt to stop the external work is counted."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(

@@ -51,7 +51,7 @@ def _evaluate_expressions(payload: Any, expected: dict[str, Any]) -> Evaluation:
         return Evaluation(_success(payload, expected))
     notes: list[str] = []
     if failure_when is not None and _is_true("failure_when", failure_when, payload, notes):
-        return Evaluation(Failure(f"failure_when is true of the callback: {failure_when}"))
+        return Evaluation(Failure(f"failure_when is true for the callback: {failure_when}"))
     if success_when is not None and _is_true("success_when", success_when, payload, notes):
         return Evaluation(_success(payload, expected))
     return Evaluation(None, progress=payload, note="; ".join(notes) or None)

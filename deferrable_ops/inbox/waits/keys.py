@@ -26,7 +26,9 @@ from deferrable_ops.inbox.database.shared_call import SharedCall
 _TOKEN = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([0-9a-f]{8})\.([A-Za-z0-9_-]{43})")
 _RELOAD_INTERVAL = 5.0
 _MIN_QUERY_INTERVAL = 0.5
-_REFUSED = "the token is malformed, forged, or signed with a revoked key"
+_REFUSED = (
+    "the token is malformed, forged, or signed with a revoked key; use the current callback URL of the task"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,8 @@ class Keys:
     async def rotate(self, revoke_old: bool) -> str:
         """Create a new key, which signs the tokens of new waits, and return the key's id.
 
-        :param revoke_old: reject the tokens that are signed with older keys, including the tokens of tasks that are
-            still waiting. The revocation takes effect on every endpoint within 5 s.
+        :param revoke_old: if True, reject the tokens that are signed with older keys, including the tokens of tasks
+            that are still waiting. The revocation takes effect on every endpoint within 5 s.
         """
 
         async def write(transaction: Transaction) -> str:

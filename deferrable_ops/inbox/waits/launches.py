@@ -39,7 +39,7 @@ _ACQUIRE_INTERVAL = 1.0
 
 
 class ClaimLost(DeferrableOpsError):
-    """The wait was settled, or another process took over the launch claim: this process must not launch the work."""
+    """The wait was settled, or another process took over the launch claim, so this process must not launch the work."""
 
 
 class _ClaimResult(Enum):
@@ -52,7 +52,7 @@ class _ClaimResult(Enum):
 
 
 class Launches:
-    """Grants launch claims.
+    """Grants launch claims. A launch claim is the right to launch the external work of one wait.
 
     :param lease: how many seconds after its last renewal a launch claim expires.
     :param renew_interval: seconds between two renewals of a launch claim.
@@ -145,7 +145,7 @@ class Launches:
 
 
 class Claim:
-    """The launch claim of one wait."""
+    """The launch claim of one wait: the right to launch the wait's external work."""
 
     def __init__(self, wait_id: str, launches: Launches) -> None:
         self._wait_id = wait_id
@@ -168,14 +168,14 @@ class Claim:
         Call this method immediately before sending a launch request.
 
         :return: the last value of ``time.monotonic()`` at which a launch request may be sent. Compare this value with
-            the clock when you send the request, because the process may have been paused in between.
+            ``time.monotonic()`` when you send the request, because the process may have been paused in between.
         :raises ClaimLost: if this process does not hold the launch claim.
         """
         while True:
             if await self.acquire() is not _ClaimResult.GRANTED:
                 raise ClaimLost(
-                    f"this process does not launch the work of the wait {self._wait_id}: the work was already "
-                    "launched, the wait was settled, or another process now holds the claim on the launch"
+                    f"this process does not launch the work of the wait {self._wait_id}, because the work was "
+                    "already launched, the wait was settled, or another process launches the work now"
                 )
             until = self._held_until - self._launches.send_margin
             # This is false if the process was stopped during the query.

@@ -322,7 +322,9 @@ def _readable(rows: Iterable[Row[Any]]) -> list[Wait]:
             found.append(wait_from_row(row))
         except ValueError:
             # Skip a row that a newer release wrote, so that the others can be read.
-            log.exception("Cannot read the row of the wait %s; skipping it", row.id)
+            log.exception(
+                "Cannot read the wait %s, which a newer release may have written; skipping this wait", row.id
+            )
     return found
 
 

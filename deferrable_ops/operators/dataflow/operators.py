@@ -52,8 +52,8 @@ class DataflowJobLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Return the link to the job.
 
-        Airflow calls this method when a task ends on a worker, and stores the returned link in place of the link that
-        the trigger has stored.
+        Airflow calls this method when a task ends on a worker. The returned link then replaces the link that the
+        trigger has stored.
         """
         from airflow.sdk.execution_time.xcom import XCom
 
@@ -66,7 +66,8 @@ class DataflowJobLink(BaseOperatorLink):
 
 
 class _DataflowTask(TriggererOperator):
-    """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents them.
+    """Base class with the arguments that all Dataflow operators have. :class:`DataflowJobSensor` documents these
+    arguments.
 
     The arguments `location`, `poll_sleep` and `deferrable` have the google provider's names, so that DAGs for the
     google provider need few changes.
@@ -104,7 +105,7 @@ class _DataflowTask(TriggererOperator):
 
 class _FollowingTask(_DataflowTask):
     """Base class with the arguments of the operators that wait for one Dataflow job. :class:`DataflowJobSensor`
-    documents them.
+    documents these arguments.
     """
 
     operator_extra_links = (DataflowJobLink(),)
@@ -210,9 +211,9 @@ class _LaunchingTask(_FollowingTask):
             check_body_fields(self.kind, body)
         if self._awaits_drained() and on_timeout is None and self._deadline_seconds() == DEFAULT_TIMEOUT:
             warnings.warn(
-                f"{self.task_id}: after {DEFAULT_TIMEOUT / 86_400:g} days, this task fails if its job is not drained, "
-                "and the job keeps running. Set timeout=, and on_timeout='drain' or 'cancel' to stop the job then, "
-                "or on_timeout='leave'",
+                f"the task {self.task_id!r} fails if its job is not drained after {DEFAULT_TIMEOUT / 86_400:g} days, "
+                "but the job keeps running. To change this time, set timeout=. To stop the job after this time, set "
+                "on_timeout='drain' or 'cancel'. To keep the job running without this warning, set on_timeout='leave'",
                 UserWarning,
                 stacklevel=2,
             )
@@ -244,16 +245,16 @@ class DataflowFlexTemplateOperator(_LaunchingTask):
         default, a streaming job keeps running, and `on_kill` applies to other jobs.
     :param append_job_name: with False, the job's name is `job_name` without a hash. The task fails if another job with
         this name is active, unless `update` is True.
-    :param update: with True, the launch replaces the running streaming job with the same name, if there is such a job.
-        `update` needs ``append_job_name=False``.
-    :param transform_name_mapping: the new names of the pipeline's transforms, by their names in the job that is
-        replaced.
+    :param update: with True, the launch replaces the running streaming job with the name `job_name`, if there is such a
+        job. `update` needs ``append_job_name=False``.
+    :param transform_name_mapping: for `update`, a dict with the transforms that have new names. Each key is the name
+        of a transform in the replaced job, and each value is the transform's name in the new job.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the job.
     :param launch_timeout: for how long a launch is retried if the quota is used up or Dataflow does not respond, as a
-        timedelta or in seconds; by default until the task's deadline, but only for an hour after the errors INTERNAL,
-        UNKNOWN and ABORTED.
-    :param expected_state: see :class:`DataflowJobSensor`, also for `expected_states`, `result`, `log_messages`,
-        `poll_interval`, `gcp_conn_id` and `impersonation_chain`.
+        timedelta or in seconds. By default, a launch is retried until the task's deadline. After the errors INTERNAL,
+        UNKNOWN and ABORTED, however, a launch is retried for at most one hour by default.
+    :param expected_state: see :class:`DataflowJobSensor`, which also describes the parameters `expected_states`,
+        `result`, `log_messages`, `poll_interval`, `gcp_conn_id` and `impersonation_chain`.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -321,11 +322,11 @@ class DeferrableDataflowOperator(DataflowFlexTemplateOperator):
             if all(trigger_kwargs.get(alias) is None for alias in aliases)
         ]
         if missing:
-            raise InputError(f"trigger_kwargs= has no {missing[0]!r}; it needs region and body")
+            raise InputError(f"trigger_kwargs= has no {missing[0]!r}; add region and body to this dict")
         twice = next((name for name in trigger_kwargs if name in kwargs), None)
         if twice is not None:
             raise InputError(
-                f"{twice}= is an argument and also in trigger_kwargs=; remove it from trigger_kwargs="
+                f"{twice}= is given twice, as an argument and in trigger_kwargs=; remove it from trigger_kwargs="
             )
         super().__init__(**trigger_kwargs, **kwargs)
         self._may_start_from_trigger = start_from_trigger
@@ -347,15 +348,16 @@ class DataflowJobSensor(_FollowingTask):
         the updated job.
     :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; by default
         "running" for a streaming job, otherwise "done".
-    :param expected_states: the states in which the task succeeds, instead of `expected_state`: a set with the API's
-        names, e.g. {"JOB_STATE_DONE", "JOB_STATE_CANCELLED"}. The task fails if the job ends in another state.
-    :param result: the return value of the task: "job" is the job, "id" is the job's id, and "metrics" is the job with
-        its metrics as the list ``metrics``, in the JSON format of the Dataflow API. "job" is the default, except for
+    :param expected_states: the states of the job with which the task succeeds: a set with the API's names, e.g.
+        {"JOB_STATE_DONE", "JOB_STATE_CANCELLED"}. The task fails if the job ends in another state. Give either
+        `expected_states` or `expected_state`.
+    :param result: the return value of the task: "job" is the job in the JSON format of the Dataflow API, and "id" is
+        the job's id. "metrics" is the job with its metrics as the list ``metrics``. The default is "job", except for
         classic templates.
     :param log_messages: messages of the job with at least this importance are written to the task's log: "ERROR",
         "WARNING" (the default), "BASIC", "DETAILED" or "DEBUG". With ``log_messages=None``, no messages are written.
-    :param poll_interval: how often the region's jobs are polled, as a timedelta or in seconds; 30 s by default. All
-        tasks of a region share the polls, at the smallest `poll_interval` of these tasks.
+    :param poll_interval: the time between two polls of the region's jobs, as a timedelta or in seconds; 30 s by
+        default. All tasks of a region share the polls. The smallest `poll_interval` of these tasks is used.
     :param gcp_conn_id: the id of the Airflow connection (of the google provider) with which the Dataflow API is
         called. If a connection is given, the google provider must be installed on the triggerers. By default, the
         connection ``google_cloud_default`` is used. Without this connection or without the google provider, the
@@ -390,8 +392,8 @@ class DataflowStopJobOperator(_DataflowTask):
     return value is the job. With `job_name_prefix`, the return value is a list of jobs.
 
     :param job_id: the id of the job to stop.
-    :param job_name_prefix: the task stops all unfinished jobs whose names begin with this prefix, also jobs that
-        have not started or are draining. Give either `job_name_prefix` or `job_id`.
+    :param job_name_prefix: the task stops all unfinished jobs whose names begin with this prefix, including jobs
+        that have not started or are draining. Give either `job_name_prefix` or `job_id`.
     :param how: how to stop the jobs: "drain" (the default) drains running streaming jobs, and cancels other jobs.
         "cancel" cancels all jobs.
     :param wait_until_finished: with False, the task ends as soon as Dataflow has accepted the requests to stop the

@@ -1,4 +1,4 @@
-"""The argument names of the google provider's Dataflow operators, for DAGs that move to this library."""
+"""Accepts the argument names of the google provider's Dataflow operators, for DAGs that move to this library."""
 
 from __future__ import annotations
 
@@ -44,49 +44,49 @@ def given_once(name: str, value: Any, alias: str, alias_value: Any) -> Any:
         return value
     if value is not None:
         raise InputError(
-            f"{alias}= is the google provider's name of {name}=, which is also given; remove {alias}="
+            f"{alias}= is the google provider's name of {name}=, but {name}= has another value; remove {alias}="
         )
     return alias_value
 
 
 def check_deferrable(deferrable: bool | None) -> None:
-    """Accept `deferrable`, which has no effect, unless it is False.
+    """Ignore the argument `deferrable`, but refuse the value False.
 
-    :raises InputError: if the task must not be deferred.
+    :raises InputError: if `deferrable` is False.
     """
     if deferrable is False:
         raise InputError(
-            "deferrable=False is not possible, because the Triggerer does the whole work; remove it"
+            "deferrable=False is not possible, because the Triggerer does the whole work; remove deferrable="
         )
 
 
 def refuse_cancel_timeout(cancel_timeout: Any) -> None:
-    """Refuse `cancel_timeout`.
+    """Refuse the argument `cancel_timeout`.
 
-    :raises InputError: if the argument is given. The error message contains the replacement.
+    :raises InputError: if `cancel_timeout` is given. The error message shows which arguments to use instead.
     """
     if cancel_timeout is not None:
         raise InputError(
             "cancel_timeout= is not needed, because the library repeats the request to stop a job for up to a week; "
-            "remove it. on_kill= and on_timeout= choose how the job is stopped"
+            "remove cancel_timeout=. To choose how the job is stopped, use on_kill= and on_timeout="
         )
 
 
 def refuse_job_name() -> NoReturn:
     """Refuse the argument `job_name` of a sensor.
 
-    :raises InputError: always. The error message contains the replacement.
+    :raises InputError: always. The error message shows which argument to use instead.
     """
     raise InputError(
-        "job_name= does not select one job, because names are not unique; set job_id=, e.g. the XCom job_id of the "
-        "task that launches the job"
+        "job_name= does not select one job, because several jobs can have the same name; set job_id= instead, e.g. to "
+        "the XCom job_id of the task that launches the job"
     )
 
 
 def on_kill_of(on_kill: str | None, drain_pipeline: bool | None, cancel_on_kill: bool | None) -> str | None:
     """Return the value of `on_kill` for the google provider's arguments `drain_pipeline` and `cancel_on_kill`.
 
-    :raises InputError: if `on_kill` is given too, with another value.
+    :raises InputError: if `on_kill` is also given, but has a different meaning than the google provider's arguments.
     """
     if cancel_on_kill is False:
         return str(given_once("on_kill", on_kill, "cancel_on_kill", "leave"))
@@ -105,7 +105,8 @@ def how_of(name: str, how: str | None, drain_pipeline: bool | None) -> str | Non
 
 
 def states_of(expected_states: Any, expected_terminal_state: Any, expected_statuses: Any) -> Any:
-    """Return the expected states as a list, for the google provider's arguments too.
+    """Return the expected states as a list, from `expected_states` or from one of the google provider's arguments
+    `expected_terminal_state` and `expected_statuses`.
 
     :raises InputError: if two of the three arguments are given with different values.
     """
@@ -127,7 +128,7 @@ def environment_of(environment: Any, default_options: Any, options: Any) -> Any:
     """Return the environment of a classic template, merged with the google provider's arguments
     `dataflow_default_options` and `options`.
 
-    :raises InputError: if one of the three arguments is not a dict, and so cannot be merged.
+    :raises InputError: if one of the three arguments is not a dict, because only dicts can be merged.
     """
     if default_options is None and options is None:
         return environment
@@ -139,7 +140,7 @@ def environment_of(environment: Any, default_options: Any, options: Any) -> Any:
     for name, value in given.items():
         if not isinstance(value, Mapping):
             raise InputError(
-                f"{name}= must be a dict, so that it can be merged with environment=; write it as a dict"
+                f"{name}= must be a dict, because environment=, dataflow_default_options= and options= are merged"
             )
     defaults = {
         key: value

@@ -37,9 +37,10 @@ class PublishEventOperator(TriggererOperator):
 
     A retry of the task publishes all messages again. Each Kafka or SQS message has the header or attribute
     ``deferrable-ops-id``, which consists of the attempt's id and the message's number. With this id, consumers can
-    drop repeated messages. The messages are sent in the order in which they are given. A task that waits for an event
-    of a channel can select the event by ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` of the publishing task,
-    which are in ``metadata``. Publishing to a channel needs no secret, and the channel does not have to be registered.
+    drop repeated messages. The messages are sent in the order in which they are given. The ``metadata`` of a
+    channel's event contains ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` of the publishing task. A task that
+    waits for the event can select the event by these values. Publishing to a channel needs no secret, and the channel
+    does not have to be registered.
 
     The task's XCom is a dict with ``count`` and, depending on the destination,
 
@@ -47,8 +48,8 @@ class PublishEventOperator(TriggererOperator):
     * ``topic`` and ``partitions``, each with ``count``, ``first_offset`` and ``last_offset``, or
     * ``queue_url`` and ``message_ids`` (of the first 100).
 
-    :param channel: the name of the channel to which the task publishes: letters, digits, ``.``, ``_`` and ``-``, at
-        most 128.
+    :param channel: the name of the channel to which the task publishes: at most 128 characters, each of which is a
+        letter, a digit, ``.``, ``_`` or ``-``.
     :param kafka: the name of the existing Kafka topic to which the task publishes. For a transaction, the connection's
         user needs WRITE and DESCRIBE on transactional ids that begin with ``deferrable-ops-``. The user also needs
         READ on the topic, so that the task can recover after a triggerer was killed.
@@ -84,8 +85,9 @@ class PublishEventOperator(TriggererOperator):
     :param kafka_conn_id: the id of the Airflow connection (type ``kafka``) with which the task publishes to the topic.
     :param aws_conn_id: the id of the Airflow connection (type ``aws``) with which the task publishes to the queue;
         with None, the AWS credentials of the triggerer's machine are used.
-    :param relaunch_when_lost: whether the messages are published again to Kafka or SQS if the inbox was lost, or
-        restored from a backup that is older than the launch. By default, the task fails without a retry.
+    :param relaunch_when_lost: whether the messages are published again to Kafka or SQS after the inbox was lost, or
+        after a backup of the inbox was restored that is older than the first publication. By default, the task then
+        fails without a retry.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 

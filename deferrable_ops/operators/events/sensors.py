@@ -110,7 +110,7 @@ class EventSensor(_EventsTask):
         unknown = next((name for name in ("events", "condition", "keep") if name in kwargs), None)
         if unknown is not None:
             raise InputError(
-                f"EventSensor has no {unknown}=, because it waits for one event; use MultiEventSensor for several"
+                f"EventSensor has no {unknown}=, because it waits for one event; use MultiEventSensor instead"
             )
         super().__init__(task_id=task_id, events={_event_name(task_id): event}, **kwargs)
 
@@ -131,9 +131,9 @@ class MultiEventSensor(_EventsTask):
     :param keep: which event to return for a name that received several events: "first" (the default), "last" or "all"
         (at most 1,000).
     :param since: events with a time before this moment are ignored. Give a datetime, an ISO 8601 string, or a template
-        of an ISO 8601 string. "day" or "month" is the start of the day or month in which the DAG run started, in the
-        DAG's timezone. By default, `since` is the start date of the DAG run. A finished DAG run that is cleared gets a
-        new start date.
+        of an ISO 8601 string. "day" means the start of the day on which the DAG run started, and "month" means the
+        start of the month. Both are in the DAG's timezone. By default, `since` is the start date of the DAG run. A
+        finished DAG run that is cleared gets a new start date.
     :param timeout: how long the task may wait, as a timedelta or in seconds; 7 days by default. With a cron
         expression, the wait ends at the next time of this expression in the DAG's timezone. The task's
         ``execution_timeout`` limits the wait, too.
@@ -174,7 +174,7 @@ def event_gate(
     timeout: timedelta | float | str = DEFAULT_TIMEOUT,
     **task_arguments: Any,
 ) -> EventGate:
-    """Create one task per event, each of which waits for its event, so that the Grid shows which event is missing.
+    """Create one waiting task per event, so that Airflow's Grid shows which event is missing.
 
     Tasks downstream of this task group start when all events were received. If an event is late, only the task that
     waits for this event fails::
@@ -237,8 +237,8 @@ def _next_interval(dag: DAG | None) -> dict[str, Any]:
         return {"seconds": delta.total_seconds()}
     if timetable is None or (delta is None and type(timetable).__module__.startswith("airflow.")):
         raise InputError(
-            "until_next_interval=True cannot be used in this DAG; give timeout= instead. The schedule of this DAG does "
-            "not define the end of the next data interval"
+            "until_next_interval=True cannot be used in this DAG, because the DAG's schedule does not define the end "
+            "of the next data interval; give timeout= instead"
         )
     # For a custom timetable, the next interval is assumed to be as long as the run's interval.
     return {}

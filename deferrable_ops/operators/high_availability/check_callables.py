@@ -15,8 +15,8 @@ from deferrable_ops.exceptions import InputError
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 
 FIX = (
-    "to run it in the triggerer, move it into an installed package or the plugins folder, and pass the function or its "
-    "dotted path"
+    "to run the check in the triggerer, move the function into an installed package or the plugins folder, then pass "
+    "the function or its dotted path"
 )
 
 
@@ -49,10 +49,10 @@ def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) ->
     if "<locals>" in name:
         return f"python_callable is defined inside a function ({name})"
     if module is None or _resolve(f"{module.__name__}:{name}") is not check:
-        return f"python_callable is not the object that its module has under the name {name}"
+        return f"python_callable cannot be imported from its module under the name {name}"
     file = getattr(module, "__file__", None)
     if file is None:
-        return f"its module {module.__name__} has no file"
+        return f"python_callable is in the module {module.__name__}, which has no file"
     if module.__name__.partition(".")[0] == "deferrable_ops":
         # The library itself is installed on every machine that runs its triggers.
         return None

@@ -16,8 +16,7 @@ class HighAvailabilityGate(TriggererOperator):
 
     The HighAvailabilityOperator creates these tasks.
 
-    :param check_task_id: the id of the HighAvailabilityOperator's task, with whose result and action this task
-        compares `result` and `action`.
+    :param check_task_id: the id of the HighAvailabilityOperator's task, which runs the check.
     :param result: the task runs only if the check ended with this result.
     :param action: the task runs only if the check ended with this action; None means any action.
     :param fails: if True, the task fails when it runs; otherwise the task succeeds.

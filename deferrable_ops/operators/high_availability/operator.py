@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 
 
 class HighAvailabilityOperator(TriggererOperator):
-    """Run a check repeatedly, until the check's action ends this DAG run or also starts the DAG again.
+    """Run a check repeatedly, until the check ends this DAG run. The check can also start the DAG again.
 
     The check returns a :class:`Result` and an :class:`Action`. CONTINUE: check again later. RETRIGGER: start the DAG
     again and end this run. STOP: end this run. The result (PASS or FAIL) becomes the state of this DAG run. The task's
     XCom is the pair of result and action, for example ``["pass", "stop"]``.
 
-    :param python_callable: the check. A dotted path, or a function that the triggerer can import, runs in the
-        triggerer: a coroutine runs on the event loop of the triggerer, any other function runs in a thread.
-        :class:`HttpCheck`, :class:`TcpCheck` and :class:`FileCheck` also run in the triggerer. A function that the
-        triggerer cannot import runs on a worker, and the task is deferred between two checks. If the check raises an
-        exception or exceeds `check_timeout`, its result is FAIL/RETRIGGER. If the check returns an invalid value, its
-        result is FAIL/STOP.
+    :param python_callable: the check: a function, the dotted path of a function, or an :class:`HttpCheck`,
+        :class:`TcpCheck` or :class:`FileCheck`. A function that the triggerer cannot import runs on a worker, and the
+        task is deferred between two checks. All other checks run in the triggerer. In the triggerer, a coroutine runs
+        on the event loop, and any other function runs in a thread. If the check raises an exception or exceeds
+        `check_timeout`, the check counts as FAIL/RETRIGGER. If the check returns an invalid value, the check counts as
+        FAIL/STOP.
     :param op_args: the positional arguments with which the check is called. `op_args`, `op_kwargs` and
         `templates_dict` are templated.
     :param poke_interval: the time between two checks, as a timedelta or in seconds; 1 minute by default.
@@ -60,8 +60,8 @@ class HighAvailabilityOperator(TriggererOperator):
         timeout, the DAG is started again, and the result of the last check becomes the state of this DAG run. If no
         check has ended before the timeout, the result is PASS.
     :param check_timeout: the timeout of one check, as a timedelta or in seconds; 5 minutes by default.
-    :param runtime: the time after the reference date at which the DAG run ends as PASS/STOP, as a timedelta or in
-        seconds. With ``runtime=0``, the DAG run ends at once.
+    :param runtime: how long after the reference date the DAG run ends as PASS/STOP, as a timedelta or in seconds. With
+        ``runtime=0``, the DAG run ends at once.
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
         the DAG's timezone; a datetime.time or a string. With ``endtime="06:00"`` and a reference date at 22:00, the
         DAG run ends on the next day.
@@ -210,7 +210,7 @@ class HighAvailabilityOperator(TriggererOperator):
         return RunFacts.of(context).retriggers(self.task_id)
 
     def is_initial_run(self, **context: Any) -> bool:
-        """Return whether this DAG run is the first of a chain of runs, each of which started the next.
+        """Return whether this DAG run is the first run of its chain. A retrigger starts each later run of a chain.
 
         :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
         """
@@ -241,7 +241,8 @@ class HighAvailabilityOperator(TriggererOperator):
         if isinstance(given, ReadyCheck):
             if self.op_args or self.op_kwargs:
                 raise InputError(
-                    f"op_args= and op_kwargs= are for functions; pass the arguments to {type(given).__name__}(...)"
+                    "op_args= and op_kwargs= are only for functions; pass the arguments to "
+                    f"{type(given).__name__}(...) instead"
                 )
             self.check, self.op_kwargs = given.path(), given.arguments()
         elif isinstance(given, str):
@@ -269,11 +270,11 @@ class HighAvailabilityOperator(TriggererOperator):
 
     def _add_params(self, dag: DAG) -> None:
         own = {
-            "run": Param(False, "Ignore runtime, endtime and maxretrigger", type="boolean"),
-            "runtime": Param(None, "Overrides runtime, in seconds", type=["null", "number"]),
-            "endtime": Param(None, "Overrides endtime", type=["null", "string"], format="time"),
-            "maxretrigger": Param(None, "Overrides maxretrigger", type=["null", "integer"]),
-            "retrigger": Param(None, "How many retriggers led to this run", type=["null", "integer"]),
+            "run": Param(False, "Ignores the limits runtime, endtime and maxretrigger", type="boolean"),
+            "runtime": Param(None, "Replaces the operator's runtime, in seconds", type=["null", "number"]),
+            "endtime": Param(None, "Replaces the operator's endtime", type=["null", "string"], format="time"),
+            "maxretrigger": Param(None, "Replaces the operator's maxretrigger", type=["null", "integer"]),
+            "retrigger": Param(None, "The number of retriggers before this run", type=["null", "integer"]),
         }
         for name, param in own.items():
             if f"{self.task_id}-force-{name}" not in dag.params:

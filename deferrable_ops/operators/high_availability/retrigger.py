@@ -59,7 +59,10 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         self._start_run(context, finish_event(event)["attempt"])
 
     def execute_complete(self, context: Context, event: Any) -> None:
-        """Finish the task after the DAG run that it started has ended (``wait_for_completion`` with ``deferrable``)."""
+        """Finish the task after the started DAG run has ended.
+
+        Airflow calls this method only if ``wait_for_completion`` and ``deferrable`` are True.
+        """
         TriggerDagRunOperator.execute_complete(self, context, event)
 
     def _start_run(self, context: Context, attempt: str) -> None:
@@ -76,7 +79,8 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
             self.trigger_run_id = f"retrigger_{count}__{attempt}"
             if context["ti"].get_dr_count(self.trigger_dag_id, run_ids=[self.trigger_run_id]):
                 self.log.info(
-                    "The DAG run %s exists already, because an earlier attempt of this task started it",
+                    "No DAG run is started. The DAG run %s exists already, because an earlier attempt of this task "
+                    "started it",
                     self.trigger_run_id,
                 )
                 context["ti"].xcom_push(key=RUN_ID_XCOM, value=self.trigger_run_id)

@@ -59,7 +59,7 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
     """Run one check. If this check was the last, return its result. Otherwise defer the task until the next check.
 
     :raises TaskDeferred: if a further check is needed.
-    :raises AirflowSkipException: if the check raised this exception, or a task with ``soft_fail`` timed out.
+    :raises AirflowSkipException: if the check raised this exception, or if a task with ``soft_fail`` timed out.
     """
     wait = _with_inbox(lambda inbox: _registered(inbox, task, context))
     if wait.outcome is not None:
@@ -71,7 +71,7 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
     decision = evaluator.at_limit(now)
     if decision is None and _is_over(wait, now):
         if task.soft_fail:
-            return _ended(wait, Skip("the timeout is over, and soft_fail=True"))
+            return _ended(wait, Skip("skipped because the timeout is over and soft_fail=True"))
         decision = evaluator.timed_out(now)
     if decision is None:
         try:
@@ -88,7 +88,7 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
 
 
 def _decided(task: WorkerCheckTask, wait: Wait, decision: Decision) -> Any:
-    task.log.info("The checks ended as %s/%s: %s", *decision)
+    task.log.info("The checks ended with result %s and action %s, because %s", *decision)
     return _ended(wait, Success(decision.as_json()))
 
 
@@ -119,7 +119,9 @@ def _checked(task: WorkerCheckTask, context: Context) -> CheckResult:
     except AirflowSkipException:
         raise
     except (Exception, SystemExit, AirflowTaskTimeout) as error:
-        task.log.error("The check failed: %s", type(error).__name__, exc_info=error)
+        task.log.error(
+            "The check failed with %s, so it counts as FAIL/RETRIGGER", type(error).__name__, exc_info=error
+        )
         return Result.FAIL, Action.RETRIGGER
     return parse_result(returned, task.log)
 

@@ -1,4 +1,4 @@
-"""Supervisor and SupervisorSSH, the models of their configuration, and the classes that YAML files name."""
+"""Supervisor and SupervisorSSH, the models of their configuration, and the classes for YAML files of airflow-config."""
 
 from __future__ import annotations
 

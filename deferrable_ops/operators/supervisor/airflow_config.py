@@ -29,14 +29,14 @@ def load_airflow_config(
     :param basepath: the search for `config_dir` begins at this file or folder; by default at the calling file.
     :param extension: the key under ``extensions:`` in the YAML file.
     :raises ConfigurationError: if airflow-config is not installed or cannot be imported.
-    :raises InputError: if the YAML file has no supervisord configuration under this key.
+    :raises InputError: if the YAML file has no supervisord configuration under the key `extension`.
     """
     try:
         airflow_config: Any = import_module("airflow_config")
     except ImportError as error:
         raise ConfigurationError(
-            f'airflow-config cannot be imported ({error}); pip install "airflow-config[airflow3]", or read plain YAML '
-            "with SupervisorAirflowConfiguration.from_yaml()"
+            f'airflow-config cannot be imported ({error}); run pip install "airflow-config[airflow3]", or read plain '
+            "YAML with SupervisorAirflowConfiguration.from_yaml()"
         ) from error
     base = str(basepath) or _caller()
     config: Any = airflow_config.load_config(config_dir, config_name, list(overrides or []), basepath=base)

@@ -46,8 +46,8 @@ class _PlainTask(_PlainTaskArgs):
     def instantiate(self, **kwargs: Any) -> Any:
         """Create the tasks.
 
-        :param kwargs: ``dag``, and further arguments of the operator; they replace the fields of this model that have
-            the same names.
+        :param kwargs: ``dag``, and other arguments of the operator. Each of these arguments replaces the field of this
+            model that has the argument's name.
         """
         return self.operator(**{**self.model_dump(exclude_unset=True, exclude={"operator"}), **kwargs})
 
@@ -60,7 +60,9 @@ def _subclass_of(kind: type) -> Any:
     def check(value: Any) -> Any:
         found = resolve_callable(value)
         if not (isinstance(found, type) and issubclass(found, kind)):
-            raise InputError(f"operator={value!r} is not {kind.__name__} or a subclass of it")
+            raise InputError(
+                f"operator={value!r} is not {kind.__name__} or a subclass; give one of these classes"
+            )
         return found
 
     return BeforeValidator(check)
@@ -97,7 +99,7 @@ class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
     Supervisor in a DAG; airflow-config calls this method for DAGs in YAML files.
 
     :param task_id: the name by which other tasks of the YAML file refer to this Supervisor. The ids of the Supervisor's
-        tasks do not contain this `task_id`: they begin with `name`, or with the DAG's id if `name` is not given.
+        tasks do not contain this `task_id`. These ids begin with `name`, or with the DAG's id if `name` is not given.
     """
 
     operator: Annotated[type, _subclass_of(Supervisor), _AsPath] = Field(
@@ -111,8 +113,8 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
     :param host: the machine on which supervisord runs: a host name, a Host or HostQuery of airflow-pydantic, a function
         that returns any of these, or the dotted path of such a function. If `host` is a function, it is called each
         time the DAG is parsed.
-        :param port: the TCP port of supervisord: a port number, a Port or PortQuery of airflow-pydantic, a function
-            that returns any of these, or the dotted path of such a function.
+    :param port: the TCP port of supervisord: a port number, a Port or PortQuery of airflow-pydantic, a function that
+        returns any of these, or the dotted path of such a function.
     """
 
     model_config = ConfigDict(extra="allow")

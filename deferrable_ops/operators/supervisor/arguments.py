@@ -51,7 +51,9 @@ def parse_configuration(kind: type[C], given: Any) -> C:
         if isinstance(given, SupervisorSSHAirflowConfiguration) and not issubclass(
             kind, SupervisorSSHAirflowConfiguration
         ):
-            raise InputError("cfg= is a configuration for SSH; use SupervisorSSH")
+            raise InputError(
+                "cfg= is a configuration for SSH, but Supervisor does not use SSH; use SupervisorSSH instead"
+            )
         return given
     if isinstance(given, SupervisorAirflowConfiguration):
         given = given.given_fields
@@ -75,7 +77,7 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
     if host is not None:
         if given.get("remote_host") not in (None, host):
             raise InputError(
-                f"host={host!r} and remote_host={given['remote_host']!r} differ; give one of them"
+                f"host={host!r} and remote_host={given['remote_host']!r} differ; give only one of them"
             )
         given["remote_host"] = host
     if not given and port is None:
@@ -94,9 +96,9 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
     """Return a copy of `cfg` with a working directory for supervisord; if `cfg` already has one, return `cfg` itself.
 
-    The name of the added directory contains the DAG's id and the Supervisor's name. The name does not contain the names
-    of programs. If it did, two DAGs with the same programs would share one directory; and after a user has renamed a
-    program, the tasks would no longer find the directory of the running supervisord.
+    The name of the added directory contains the DAG's id and the Supervisor's name. The directory's name does not
+    contain the names of programs. Otherwise, two DAGs with the same programs would share one directory. And after a
+    user has renamed a program, the tasks would no longer find the directory of the running supervisord.
 
     :param name: name of the Supervisor, which becomes part of the directory's name.
     :param task_group: the TaskGroup of the tasks, whose id becomes part of the directory's name; None means the
@@ -114,7 +116,8 @@ def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
 
 
 def parse_steps(given: Mapping[str, Any]) -> dict[str, BaseOperator]:
-    """Return the argument ``steps`` of a Supervisor: the user's tasks that replace steps, by name of the step.
+    """Return the argument ``steps`` of a Supervisor as a dict of tasks. Each key is the name of a step, and each value
+    is the task that replaces the Supervisor's own task for this step.
 
     :raises InputError: if a key is not the name of a step, or a value is not a task.
     """
@@ -130,11 +133,11 @@ def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[di
     for name in given:
         if name in _SINGLE_TASK_ARGUMENTS:
             raise InputError(
-                f"{name}= would be the same for all tasks of a Supervisor; set it on one of its tasks instead"
+                f"{name}= is an argument for a single task, not for a Supervisor; set it on a task of the Supervisor"
             )
         if name not in _OPERATOR_ARGUMENTS:
             raise InputError(
-                f"{name}= is unknown: neither a Supervisor nor an operator has this argument; remove it"
+                f"{name}= is unknown, because no Supervisor and no operator has this argument; remove it"
             )
     given = {
         name: getattr(value, "pool", value) if name == "pool" else value for name, value in given.items()
@@ -148,7 +151,7 @@ def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[di
 def _step_name(name: str) -> str:
     if name not in REPLACEABLE_STEPS:
         raise InputError(
-            f"steps= has {name!r}, which is not a step; give one of {', '.join(REPLACEABLE_STEPS)}"
+            f"steps= has the key {name!r}, which is not a step; use one of {', '.join(REPLACEABLE_STEPS)}"
         )
     return name
 
@@ -170,4 +173,6 @@ def _validate(kind: type[C], data: dict[str, Any], context: dict[str, Any] | Non
             f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
             for item in found
         ]
-        raise InputError("\n  ".join([f"cfg= is not a valid {kind.__name__}:", *lines])) from None
+        raise InputError(
+            "\n  ".join([f"cfg= is not a valid {kind.__name__}; correct these fields:", *lines])
+        ) from None

@@ -80,7 +80,9 @@ def run_query(given: Any) -> Any:
     try:
         found = query.execute()
     except RuntimeError as error:
-        raise InputError(f"the airflow-pydantic query in host= or port= has no results: {error}") from None
+        raise InputError(
+            f"the airflow-pydantic query in host= or port= has no results ({error}); change the query"
+        ) from None
     return min(found) if isinstance(found, list) else found
 
 
@@ -93,7 +95,7 @@ def _resolve(argument: str, given: Any) -> Any:
             raise
         except Exception as error:
             raise InputError(
-                f"{argument}= is a function, and calling it failed with {type(error).__name__}: {error}"
+                f"the function in {argument}= failed; correct the function. {type(error).__name__}: {error}"
             ) from error
     return found
 

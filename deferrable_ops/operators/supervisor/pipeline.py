@@ -124,7 +124,7 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Run `other`, which is a task or a list of tasks, before the tasks of this Supervisor."""
+        """Run the task or the list of tasks `other` before the tasks of this Supervisor."""
         self.configure_supervisor.set_upstream(other, edge_modifier)
 
     def set_downstream(
@@ -132,7 +132,7 @@ class Pipeline(DependencyMixin):
         other: DependencyMixin | Sequence[DependencyMixin],
         edge_modifier: EdgeModifier | None = None,
     ) -> None:
-        """Run `other`, which is a task or a list of tasks, after the tasks of this Supervisor."""
+        """Run the task or the list of tasks `other` after the tasks of this Supervisor."""
         for leaf in self.leaves:
             leaf.set_downstream(other, edge_modifier)
 

@@ -32,25 +32,26 @@ _GATE_ARGUMENTS = {"retries": 0, "depends_on_past": False, "wait_for_downstream"
 
 
 def queue_reason(cfg: SupervisorAirflowConfiguration) -> str | None:
-    """Return the reason why the task must start on a worker, which defers it to a triggerer of the task's queue; None
-    if any triggerer can run the task.
+    """Return the reason why the task must start on a worker; None if any triggerer can run the task.
+
+    The worker defers the task to a triggerer that belongs to the task's queue.
     """
     if is_remote(cfg) or not conf.getboolean("triggerer", "queues_enabled", fallback=False):
         return None
-    return "supervisord runs on a triggerer's host, and only a worker hands a task to the triggerers of its queue"
+    return "supervisord runs on a triggerer's host, and only a worker can pass a task to the triggerers of its queue"
 
 
 class SupervisorStepOperator(TriggererOperator):
     """Runs one step of a Supervisor. The task's XCom describes what the step did.
 
     :param step: name of the step, for example ``start-supervisor``.
-    :param cfg: the configuration of the supervisord, without Jinja templates. The serialized DAG contains a
-        configuration with secrets only in encrypted form.
+    :param cfg: the configuration of the supervisord, without Jinja templates. If the configuration contains
+        secrets, the serialized DAG contains the configuration only in encrypted form.
     :param check_task_id: the id of the task that watches the programs. With this id, the step reads from the DAG run
         how many times that task has triggered the DAG again.
     :param rules: for a start step, the limits ``runtime`` and ``endtime`` of the task `check_task_id`, from
-        :meth:`CheckRules.as_json`; None for all other steps. After one of these limits, a start step succeeds without
-        starting anything.
+        :meth:`CheckRules.as_json`; None for all other steps. When one of these limits is over, a start step succeeds
+        without starting anything.
     :param gate_task_id: the id of the task that decides whether this step runs; None if this step does not depend on
         such a task. For a teardown step, this is the task ``teardown``. For the step "force-kill", this is the task
         "force-kill-dag", which always skips itself.
@@ -149,7 +150,7 @@ class _Gate(TriggererOperator):
     def worker_start_reason(self) -> str | None:
         """The reason why the task starts on a worker; None if it starts in the triggerer.
 
-        The task's pool and queue are never such a reason, because the task ends at once.
+        The task's pool and queue are never a reason to start on a worker, because the task ends at once.
         """
         return worker_start_reason(self, self.trigger_class.arguments, waits=False)
 

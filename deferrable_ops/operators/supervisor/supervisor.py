@@ -37,11 +37,11 @@ from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDO
 
 
 class Supervisor(Pipeline):
-    """Adds tasks to a DAG, which run programs under a supervisord on the triggerer's host.
+    """Adds tasks to a DAG. The tasks run programs under a supervisord on the triggerer's host.
 
-    A Supervisor can be chained like a task: in ``before >> supervisor >> after``, the task `after` runs when the
-    programs have succeeded and supervisord is stopped. The Supervisor changes two settings of the DAG: at most one
-    active run, and no catch-up.
+    A Supervisor can be chained like a task, for example ``before >> supervisor >> after``. The task `after` then runs
+    when the programs have succeeded and supervisord is stopped. The Supervisor changes two settings of the DAG: at
+    most one active run, and no catch-up.
 
     :param dag: the DAG; by default the DAG of the surrounding ``with DAG(...)``.
     :param cfg: the configuration, or a dict with its fields. If the configuration has no ``working_dir``, the library
@@ -98,7 +98,8 @@ class Supervisor(Pipeline):
     def get_step_kwargs(self, step: str) -> dict[str, Any]:
         """Return the arguments that only the task of one step gets.
 
-        :param step: name of the step. All tasks whose ids the arguments contain must already be in ``tasks``.
+        :param step: name of the step. The returned arguments contain the ids of other tasks of this Supervisor, and
+            these tasks must already be in ``tasks``.
         """
         if step == CHECK:
             return {"cfg": self.cfg}
@@ -110,7 +111,9 @@ class Supervisor(Pipeline):
         if step in TEARDOWN_STEPS:
             own["gate_task_id"] = self.teardown.task_id
         if step == "unconfigure-supervisor" and not self.cfg.cleanup:
-            own["skip_because"] = "cleanup=False: the configuration file and the working directory are kept"
+            own["skip_because"] = (
+                "the configuration file and the working directory are kept, because of cleanup=False"
+            )
         if step == FORCE_KILL:
             gate = self.task_of("force-kill-dag").task_id
             own |= {"gate_task_id": gate, "trigger_rule": "all_done", "retries": 0}
@@ -184,8 +187,7 @@ class Supervisor(Pipeline):
 
 
 class SupervisorSSH(Supervisor):
-    """Adds tasks to a DAG, which run programs under a supervisord on a remote machine. The tasks reach this machine
-    over SSH.
+    """Adds tasks to a DAG. Over SSH, the tasks run programs under a supervisord on a remote machine.
 
     :param host: host name of the remote machine; None means the host in the SSH connection. `host` can be a host name,
         an object with a ``name`` (for example a Host of airflow-pydantic), or a function that returns one of these. If
@@ -193,7 +195,7 @@ class SupervisorSSH(Supervisor):
         Airflow connection of type SSH.
     :param port: a TCP port on which supervisord listens in addition to its Unix socket; None keeps the port in `cfg`.
         `port` can be a number, an object with a ``port``, or a function that returns one of these.
-    :param kwargs: the same as for :class:`Supervisor`, and also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``,
+    :param kwargs: the `kwargs` of :class:`Supervisor`, and also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``,
         ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. Each of these SSH arguments
         replaces the field of the same name in the configuration `cfg`.
 

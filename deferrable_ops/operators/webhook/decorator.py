@@ -1,4 +1,4 @@
-"""``@task.webhook``: a function launches work in another system, and its task waits for the callback."""
+"""The decorator ``@task.webhook``: a function launches work in another system, and a task waits for the callback."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class WebhookDecoratedOperator(WebhookOperatorMixin, DecoratedOperator, PythonOp
     ) -> None:
         if _URL_PARAMETER not in inspect.signature(python_callable).parameters:
             raise InputError(
-                f"@task.webhook: {python_callable.__name__}() must have the parameter {_URL_PARAMETER}, "
-                "which receives the URL for the callback"
+                f"@task.webhook: {python_callable.__name__}() has no parameter {_URL_PARAMETER}; "
+                "add this parameter, which receives the callback URL"
             )
         call: dict[str, Any] = {
             "python_callable": python_callable,

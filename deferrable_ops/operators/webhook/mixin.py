@@ -29,7 +29,7 @@ from deferrable_ops.triggers.webhook.trigger import WebhookTrigger
 
 _RETRY_TIMEOUT = 300.0
 TEMPLATABLE = (*EXPRESSIONS, "cancel_request")
-"""Arguments that may contain templates, if the operator's ``template_fields`` contain them."""
+"""The names of the arguments that may contain templates, if the operator's ``template_fields`` contain these names."""
 
 LAUNCHED_KEY = "launched"
 """The XCom key of the operator's own return value."""
@@ -45,8 +45,8 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     ``launched``.
 
     :param callback_timeout: how long to wait for the callback, as a timedelta or in seconds; 7 days by default.
-    :param heartbeat_timeout: see :class:`deferrable_ops.operators.webhook.WebhookOperator`, also for `success_when`,
-        `failure_when`, `result` and `cancel_request`.
+    :param heartbeat_timeout: see :class:`deferrable_ops.operators.webhook.WebhookOperator`, which also describes the
+        parameters `success_when`, `failure_when`, `result` and `cancel_request`.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -78,10 +78,13 @@ class WebhookOperatorMixin(metaclass=BaseOperatorMeta):
     def callback_url(self) -> str:
         """The URL for this attempt's callback, available while the task runs on a worker.
 
-        :raises DeferrableOpsError: if the task is not running.
+        :raises DeferrableOpsError: if the task is not running on a worker.
         """
         if self._callback_url is None:
-            raise DeferrableOpsError("callback_url is available only while the task runs on a worker")
+            raise DeferrableOpsError(
+                "callback_url is available only while the task runs on a worker; read it in execute(), not when the "
+                "DAG is parsed"
+            )
         return self._callback_url
 
     def execute(self, context: Context) -> Any:

@@ -25,8 +25,8 @@ class CallbackLink(BaseOperatorLink):
         return CALLBACK_LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return an empty link, because the trigger pushes the callback URL as the XCom from which Airflow reads the
-        link.
+        """Return an empty link. Airflow reads the link from an XCom, and the trigger writes the callback URL to this
+        XCom.
         """
         return ""
 
@@ -71,13 +71,13 @@ class WebhookOperator(_WebhookTask):
     """Send a request that launches work in another system, and wait for the callback of that system.
 
     The placeholders ``${callback_url}``, ``${callback_token}`` and ``${wait_id}`` are replaced anywhere in `url`,
-    `path`, `headers`, `json` and `data` when the request is sent. If there is no placeholder, the callback URL is sent
-    in the header ``Callback-Url``. The header ``Idempotency-Key`` contains the id of the task's wait. The callback's
-    payload becomes the task's XCom.
+    `path`, `headers`, `json` and `data` when the request is sent. If these arguments contain no placeholder, the
+    callback URL is sent in the header ``Callback-Url``. The header ``Idempotency-Key`` contains the id of the task's
+    wait. The callback's payload becomes the task's XCom.
 
     :param url: the full URL of the request. Instead of `url`, you can give `http_conn_id` and `path`.
-    :param http_conn_id: the id of the Airflow connection that contains the host, the login and the password for the
-        request, and in its extra the ``headers``.
+    :param http_conn_id: the id of the Airflow connection for the request. The connection contains the host, the login
+        and the password. The connection's field Extra may contain ``headers``.
     :param path: the path of the URL, which is appended to the connection's host.
     :param method: the HTTP method of the request: DELETE, GET, PATCH, POST (the default) or PUT.
     :param headers: the HTTP headers of the request, as a dict of strings.
@@ -86,8 +86,8 @@ class WebhookOperator(_WebhookTask):
     :param launch_timeout: for how long the request is retried after connection errors and the HTTP statuses 429 and
         5xx, as a timedelta or in seconds; 5 minutes by default.
     :param relaunch_when_lost: whether the request is sent again if the inbox was lost, or restored from a backup that
-        is older than the launch. The request is sent with the same ``Idempotency-Key``. By default, the task logs an
-        error, launches nothing, and waits for a callback.
+        is older than the launch. Both requests have the same ``Idempotency-Key``. By default, the request is not sent
+        again; the task logs an error and waits for a callback.
     :param heartbeat_timeout: the task fails after this time without a heartbeat, as a timedelta or in seconds; by
         default no heartbeats are expected.
     :param success_when: a JMESPath expression that is evaluated on the payload of each callback. The task succeeds
@@ -98,9 +98,9 @@ class WebhookOperator(_WebhookTask):
         and `failure_when` are None, the task succeeds with the first callback.
     :param result: a JMESPath expression that selects the task's XCom value from the payload; by default the whole
         payload.
-    :param cancel_request: the request that stops the work when a user ends the task, or when its deadline passes.
-        `cancel_request` is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and `data`.
-        Placeholders in `cancel_request` are replaced, too.
+    :param cancel_request: the request that stops the work when a user ends the task, or when the task's deadline
+        passes. `cancel_request` is a dict with `url` (or `http_conn_id` and `path`), `method`, `headers`, `json` and
+        `data`. Placeholders in `cancel_request` are replaced, too.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -153,7 +153,8 @@ class WebhookSensor(_WebhookTask):
     :param publish_url: whether to show the callback URL while the task waits, as the XCom ``callback_url`` and as the
         task link "Callback". Every user who can read the DAG's XComs can then send a callback that ends the task.
 
-    The other arguments are those of :class:`WebhookOperator`, except the arguments of the launching request.
+    The other arguments are those of :class:`WebhookOperator`, except the arguments that describe the request that
+    launches the work, for example `url`.
     """
 
     template_fields: Sequence[str] = ("success_when", "failure_when", "result", "cancel_request")

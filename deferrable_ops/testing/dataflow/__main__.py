@@ -21,7 +21,10 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=0, help="port of the gRPC server; 0 selects a free port")
     parser.add_argument(
-        "--control-port", type=int, default=0, help="port of the HTTP control; 0 selects a free port"
+        "--control-port",
+        type=int,
+        default=0,
+        help="port of the HTTP server for control; 0 selects a free port",
     )
     arguments = parser.parse_args()
     asyncio.run(_serve(arguments.port, arguments.control_port))

@@ -1,4 +1,4 @@
-"""Controls, over HTTP, a fake Dataflow that runs in a separate process."""
+"""Sends commands over HTTP to a fake Dataflow that runs in a separate process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DataflowControl:
         self.url = url
 
     def tell(self, what: str, *positional: Any, **named: Any) -> Any:
-        """Call a method of the fake Dataflow, or of its `trouble`, by name.
+        """Call a method of :class:`FakeDataflow` or of :class:`Trouble` by its name.
 
         For example, ``tell("script", "etl", {"state": "RUNNING"})`` calls ``script``.
 
@@ -99,7 +99,9 @@ async def serve_control(fake: FakeDataflow, port: int) -> str:
     async def set_settings(request: web.Request) -> web.Response:
         for name, value in (await request.json()).items():
             if name not in _SETTINGS:
-                raise web.HTTPBadRequest(text=f"{name} is not one of {', '.join(sorted(_SETTINGS))}")
+                raise web.HTTPBadRequest(
+                    text=f"there is no setting {name}; give one of {', '.join(sorted(_SETTINGS))}"
+                )
             setattr(fake, name, value)
         return web.json_response(None)
 

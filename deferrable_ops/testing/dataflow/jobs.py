@@ -119,7 +119,7 @@ class FakeJob:
         :raises ValueError: if the API has no importance with this name.
         """
         if importance not in IMPORTANCES:
-            raise ValueError(f"{importance!r} is not one of {', '.join(IMPORTANCES)}")
+            raise ValueError(f"there is no importance {importance!r}; give one of {', '.join(IMPORTANCES)}")
         when = time.time() if at is None else at
         self.messages.append(Message(f"JOB_MESSAGE_{len(self.messages) + 1}", when, importance, text))
 

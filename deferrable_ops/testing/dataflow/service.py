@@ -64,17 +64,17 @@ class Service:
         self._store = store
 
     async def launch_flex_template(self, request: Any, context: Any) -> Any:
-        """LaunchFlexTemplate."""
+        """LaunchFlexTemplate launches a job from a flex template."""
         job = await self._launch(request, request.launch_parameter, context)
         return api.LaunchFlexTemplateResponse(job=self._described(job, full=True))
 
     async def launch_template(self, request: Any, context: Any) -> Any:
-        """LaunchTemplate."""
+        """LaunchTemplate launches a job from a classic template."""
         job = await self._launch(request, request.launch_parameters, context)
         return api.LaunchTemplateResponse(job=self._described(job, full=True))
 
     async def get_job(self, request: Any, context: Any) -> Any:
-        """GetJob. With a summary view, the returned job contains no labels."""
+        """GetJob returns a job. With a summary view, the returned job contains no labels."""
         job = await self._find(request, context)
         if not job.is_older_than(self._store.get_lag if job.get_lag is None else job.get_lag):
             await _not_found(request, context)

@@ -61,8 +61,9 @@ class Trouble:
         :param method: the name of a method of Dataflow's API, such as ``GetJob``.
         :param code: the gRPC status that the client receives.
         :param times: how many calls fail. If `times` is None, all calls fail until :meth:`mend` is called.
-        :param parameters: a dict from each invalid template parameter to the reason why it is invalid.
-        :param skip: how many calls succeed before. Each page of a list is a call, so ``skip=1`` fails the second page.
+        :param parameters: a dict with the name of each invalid template parameter, and why the parameter is invalid.
+        :param skip: how many calls succeed before the first failure. Each page of a list is one call, so with
+            ``skip=1`` the second page fails.
         """
         self._errors[_checked(method)].append(
             _Error(_status(code).name, message, times, skip, parameters or {})
@@ -88,7 +89,10 @@ class Trouble:
         self._after[method] = after
 
     def mend(self, method: str = "") -> None:
-        """Remove all errors, lost replies and delays of a method, or of all methods."""
+        """Remove all errors, lost replies and delays.
+
+        :param method: the method whose errors, replies and delays are removed; "" means all methods.
+        """
         for methods in (self._errors, self._lost, self._before, self._after):
             for name in [method] if method else METHODS:
                 methods.pop(name, None)
@@ -142,7 +146,7 @@ async def _abort(context: Any, error: _Error) -> None:
 
 def _checked(method: str) -> str:
     if method not in METHODS:
-        raise ValueError(f"{method!r} is not one of {', '.join(METHODS)}")
+        raise ValueError(f"there is no method {method!r}; give one of {', '.join(METHODS)}")
     return method
 
 

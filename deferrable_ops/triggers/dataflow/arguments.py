@@ -1,4 +1,6 @@
-"""Validates the arguments of a Dataflow task: literal values at parse time, templates after they were rendered."""
+"""Validates the arguments of a Dataflow task. Literal values are checked when the DAG is parsed. Templates are checked
+after they were rendered.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ from deferrable_ops.triggers.dataflow.states import EXPECTED_STATES
 from deferrable_ops.upstreams.dataflow.jobs import IMPORTANCES, STATE_NAMES
 
 IsUnresolved = Callable[[Any], bool]
-"""A function that returns whether a value contains an unresolved template. In the triggerer, no template is
-unresolved.
+"""A function that returns whether a value contains an unresolved template. In the triggerer, all templates are
+already resolved.
 """
 
 ON_KILL: Final = ("cancel", "drain", "leave")
@@ -36,13 +38,13 @@ _ZONE = re.compile(r"([a-z]+(?:-[a-z]+)+[0-9]+)-[a-z]")
 _LABEL_KEY = re.compile(r"[^\W\d_][-\w]{0,62}")
 _LABEL_VALUE = re.compile(r"[-\w]{0,63}")
 _UPDATE_REFUSED: Final = (
-    "update=True (in body=: update: true) replaces the running job with the same name; but each attempt of this task "
-    "uses a different name. Set append_job_name=False, so that the job keeps its name, or remove update"
+    "update=True (or update: true in body=) replaces the running job with the same name, but each attempt of this "
+    "task uses a different name; set append_job_name=False to keep the job's name, or remove update"
 )
 _CREATE_OR_UPDATE: Final = "create_or_update_job"
 _EXPERIMENT_REFUSED: Final = (
-    f"additionalExperiments in body= has {_CREATE_OR_UPDATE}, which replaces the running job with the same name; "
-    "without append_job_name=False and update=True, it starts a second job. Set both, or remove the experiment"
+    f"additionalExperiments in body= has {_CREATE_OR_UPDATE}, but update=True is not set, so a second job would start; "
+    "set append_job_name=False and update=True to replace the running job, or remove the experiment"
 )
 
 
@@ -89,12 +91,15 @@ def validate_stop(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> Non
     _validate_choice("how", arguments.get("how"), HOW_TO_STOP, unresolved)
     job_id, prefix = arguments.get("job_id"), arguments.get("job_name_prefix")
     if (job_id is None) == (prefix is None):
-        raise InputError("give either job_id= or job_name_prefix=, to select the job or jobs to stop")
+        raise InputError(
+            "job_id= and job_name_prefix= are both set or both missing; give either job_id= or job_name_prefix=, to "
+            "select the jobs to stop"
+        )
     if job_id is not None:
         _validate_job_id(job_id, unresolved)
     elif not unresolved(prefix) and (not isinstance(prefix, str) or not prefix.strip()):
         raise InputError(
-            f"job_name_prefix={prefix!r} would stop every job of the region; set a prefix of the jobs' names"
+            f"job_name_prefix={prefix!r} would stop every job of the region; set how the names of the jobs begin"
         )
 
 
@@ -119,11 +124,11 @@ def _validate_expected_states(arguments: Mapping[str, Any], unresolved: IsUnreso
         raise InputError("expected_states= and expected_state= are both given; remove expected_state=")
     example = "expected_states={'JOB_STATE_DONE', 'JOB_STATE_CANCELLED'}"
     if not isinstance(states, (list, tuple)) or not states:
-        raise InputError(f"expected_states= must be a set of the API's names of job states, e.g. {example}")
+        raise InputError(f"expected_states= must be a set of the API's names for job states, e.g. {example}")
     for state in states:
         if not unresolved(state) and state not in STATE_NAMES:
             raise InputError(
-                f"expected_states= has {state!r}, which is no job state of the API; set e.g. {example}"
+                f"expected_states= has {state!r}, which is no job state in the Dataflow API; set e.g. {example}"
             )
 
 
@@ -151,8 +156,8 @@ def _validate_target(arguments: Mapping[str, Any], unresolved: IsUnresolved) -> 
         unresolved(account) or (isinstance(account, str) and account) for account in accounts
     ):
         raise InputError(
-            "impersonation_chain= must be the email address of a service account, or a list of them; the last "
-            "account is the one whose permissions are used"
+            "impersonation_chain= must be the email address of a service account, or a list of such addresses; the "
+            "task uses the permissions of the last account"
         )
 
 
@@ -163,8 +168,8 @@ def _is_text(value: Any) -> bool:
 def _validate_job_id(job_id: Any, unresolved: IsUnresolved) -> None:
     if not unresolved(job_id) and (not isinstance(job_id, str) or not job_id.strip()):
         raise InputError(
-            f"job_id={job_id!r} is not a job's id such as '2026-01-01_00_00_00-1234'; a task that launches a job "
-            "sets its id as XCom job_id"
+            f"job_id={job_id!r} is not a job's id such as '2026-01-01_00_00_00-1234'; give the job's id, which "
+            "the task that launched the job has set as the XCom job_id"
         )
 
 
@@ -179,7 +184,10 @@ def _validate_body(kind: Kind, body: Any, arguments: Mapping[str, Any], unresolv
                 f"body= has {name} {own!r}, but {argument}= is {given!r}; remove {name} from body="
             )
     if field_of(body, "validateOnly"):
-        raise InputError("body= has validateOnly, which launches no job to wait for; remove it")
+        raise InputError(
+            "body= has validateOnly, with which Dataflow launches no job; remove validateOnly, because this task "
+            "waits for a job"
+        )
     parameters = launch_parameters(body)
     if unresolved(parameters):
         return
@@ -213,7 +221,9 @@ def _validate_update(parameters: Any, arguments: Mapping[str, Any], unresolved: 
     if updates and not keeps_name:
         raise InputError(_UPDATE_REFUSED)
     if mapping is not None and not updates and not unresolved(in_body):
-        raise InputError("transform_name_mapping= is for update=True only; set update=True, or remove it")
+        raise InputError(
+            "transform_name_mapping= is for update=True only; set update=True, or remove transform_name_mapping="
+        )
     _validate_strings("transform_name_mapping", mapping, unresolved)
     experiments = field_of(field_of(parameters, "environment"), "additionalExperiments")
     if isinstance(experiments, (list, tuple)) and _CREATE_OR_UPDATE in experiments and not updates:
@@ -249,7 +259,7 @@ def _validate_strings(name: str, values: Any, unresolved: IsUnresolved) -> None:
         if not unresolved(value) and not isinstance(value, (str, bool, int, float)):
             raise InputError(
                 f"{name}[{key!r}] is {_type_name(value)}, but Dataflow accepts only strings; "
-                "write it in the format that the template expects"
+                "write the value as a string in the format that the template expects"
             )
 
 
@@ -263,17 +273,17 @@ def _validate_labels(name: str, labels: Any, unresolved: IsUnresolved) -> None:
     for key, value in labels.items():
         if key == WAIT_LABEL:
             raise InputError(
-                f"{name}= has {WAIT_LABEL}, the label with which this library marks its jobs; use another label"
+                f"{name}= has the key {WAIT_LABEL}, but this library sets the label with this key; use another key"
             )
         if not unresolved(key) and not _is_label(key, _LABEL_KEY):
             raise InputError(
-                f"{name}= has the key {key!r}; a label's key begins with a lower-case letter and has up to 63 "
-                "lower-case letters, digits, hyphens and underscores"
+                f"{name}= has the key {key!r}, which is not valid; use up to 63 lower-case letters, digits, hyphens "
+                "and underscores, and begin with a letter"
             )
         if not unresolved(value) and not _is_label(value, _LABEL_VALUE):
             raise InputError(
-                f"{name}[{key!r}] is {value!r}; a label's value is a string of up to 63 lower-case letters, digits, "
-                "hyphens and underscores"
+                f"{name}[{key!r}] is {value!r}, which is not valid; use a string of up to 63 lower-case letters, "
+                "digits, hyphens and underscores"
             )
 
 

@@ -51,7 +51,7 @@ _REASON_CHARACTERS = 4_000
 _MAX_LOGGED = 1_000
 # An error that only this task has is in the task's log after this many seconds, then at doubling intervals.
 _PROBLEM_AFTER, _LONGEST_INTERVAL = 20.0, 3600.0
-_CONSOLE = "the task's link leads to the job in the Google Cloud console, which shows all messages"
+_CONSOLE = "to read all messages, use the task's link to the job in the Google Cloud console"
 
 
 def job_link(project_id: str, region: str, job_id: str) -> str:
@@ -74,13 +74,13 @@ def launcher_log_link(project_id: str, job_id: str) -> str:
 class DataflowTrigger(TaskTrigger):
     """Base class of the Dataflow triggers, with the project, the region and the credentials.
 
-    :param project_id: the project; with None, the project of the credentials.
-    :param gcp_conn_id: the id of the Airflow connection with whose credentials the Dataflow API is called; None uses
-        the connection ``google_cloud_default``, or without it the application default credentials.
-    :param impersonation_chain: the service account to impersonate, or a chain of service accounts as a list that ends
-        with the account to impersonate.
+    :param project_id: the id of the Google Cloud project; None means the project of the credentials.
+    :param gcp_conn_id: the id of the Airflow connection that has the credentials for the Dataflow API. None means the
+        connection ``google_cloud_default``; if that connection does not exist, the application default credentials.
+    :param impersonation_chain: the service account to impersonate. A list is a chain of service accounts; its last
+        account is the one to impersonate.
     :param poll_interval: seconds between two polls. All tasks with the same project, region and credentials share the
-        polls, at the smallest `poll_interval` of these tasks.
+        polls, and the smallest `poll_interval` of these tasks applies.
     """
 
     feature: ClassVar[str] = "dataflow"
@@ -93,11 +93,11 @@ class DataflowTrigger(TaskTrigger):
     )
 
     credentials_refused_for: ClassVar[float] = 30.0
-    """Before the task has started, refused credentials fail the task only if they are refused for this many seconds."""
+    """If the task has not started yet, refused credentials fail the task only after this many seconds of refusals."""
 
     read_refused_for: ClassVar[float] = 300.0
-    """A job is gone, and a read is refused for good, only if each read is refused for this many seconds. The same
-    applies to a machine without credentials, because its metadata server may only be late.
+    """The trigger treats a job as gone, or a refusal as final, only if each read is refused for this many seconds.
+    Missing credentials also fail the task only after this time, because the machine's metadata server may start late.
     """
 
     # The project of the credentials, if project_id is None.
@@ -135,7 +135,7 @@ class DataflowTrigger(TaskTrigger):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The name of the Dataflow region, under which its outages are recorded."""
+        """The name of the Dataflow region, in a tuple. Outages of this region are recorded under this name."""
         return (self.target.source,)
 
     @abstractmethod
@@ -143,9 +143,9 @@ class DataflowTrigger(TaskTrigger):
         """Do the work of the task, and return the outcome of the task."""
 
     async def wait(self) -> Outcome:
-        """Do the work of the task, until the work or the task's wait ends.
+        """Do the work of the task. Stop early if the task's wait ends before the work has ended.
 
-        :raises DataflowUnavailable: if Dataflow or the credentials were refused, but may be accepted later.
+        :raises DataflowUnavailable: if Dataflow refused a request or the credentials, but may accept them later.
         """
         try:
             return await self.race_with_settlement(self.work())
@@ -176,7 +176,7 @@ class DataflowTrigger(TaskTrigger):
         self._log_problem(refused, time.monotonic() - self._problem_since)
 
     def _log_problem(self, error: DataflowError, seconds: float) -> None:
-        """Write an error that only this task has to the task's log, if its time has come.
+        """Write an error that only this task has to the task's log, if a log line about the error is due.
 
         :param seconds: for how many seconds each request has failed with this error.
         """
@@ -185,7 +185,11 @@ class DataflowTrigger(TaskTrigger):
             self._problem_due = _PROBLEM_AFTER
         elif seconds >= self._problem_due:
             self._problem_due = seconds + min(seconds, _LONGEST_INTERVAL)
-            self.log.warning("%s; retrying until the deadline, for %.0f s so far", error, seconds)
+            self.log.warning(
+                "%s; retrying until the deadline, because each request has failed for %.0f s so far",
+                error,
+                seconds,
+            )
 
     def note_problem(self, problem: ReadProblem) -> bool:
         """Write a failed read of a job to the task's log. Return whether the job is gone."""
@@ -229,9 +233,10 @@ class FollowingTrigger(DataflowTrigger):
 
     :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; None means
         "running" for a streaming job, otherwise "done".
-    :param log_messages: messages of the job with at least this importance are written to the task's log; None writes
-        no messages.
-    :param expected_states: the API's names of the states in which the task succeeds, instead of `expected_state`.
+    :param log_messages: the lowest importance of the job's messages that are written to the task's log; None means that
+        no messages are written.
+    :param expected_states: the API's names of the states in which the task succeeds; None means that `expected_state`
+        is used.
     :param result: the value of a successful task: "job" is the job, "id" is the job's id, and "metrics" is the job with
         its metrics. With "id", the XCom ``job`` contains the job.
     """
@@ -314,7 +319,7 @@ class FollowingTrigger(DataflowTrigger):
         return Failure(str(error), retryable=False) if is_final else None
 
     def with_problem(self, reason: str) -> str:
-        """Return the reason of a timeout, with the error that the last read of the job had."""
+        """Return the reason of a timeout. If the last read of the job failed, add its error."""
         return reason if self._problem is None else f"{reason}; {self._problem}"
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
@@ -344,7 +349,9 @@ class FollowingTrigger(DataflowTrigger):
                 described["metrics"] = await dataflow.metrics(job.id)
             except DataflowRefused as refused:
                 # The job has done its work, so the task must not fail.
-                self.log.warning("The result has no metrics: %s", refused)
+                self.log.warning(
+                    "The result of this task has no metrics, because they could not be read: %s", refused
+                )
                 described["metrics"] = None
         if self.result != "id":
             return Success(described)
@@ -352,7 +359,7 @@ class FollowingTrigger(DataflowTrigger):
             if as_xcom(self.current.id, described) is described:
                 await self._push(JOB, described)
             else:
-                self.log.warning("The XCom %s is not set: it is larger than max_xcom_bytes", JOB)
+                self.log.warning("The XCom %s was not set, because it is larger than max_xcom_bytes", JOB)
         return Success(job.id)
 
     async def _replacement(self, dataflow: Dataflow, job: Job) -> str:
@@ -373,16 +380,14 @@ class FollowingTrigger(DataflowTrigger):
             return f"the job {job.id} was cancelled" + (f": {texts}" if texts else "")
         if self.expected_states is not None and job.state in (DONE, DRAINED):
             expected = ", ".join(self.expected_states)
-            return (
-                f"the job {job.id} ended in the state {job.state_name}; expected_states= has only {expected}"
-            )
+            return f"the job {job.id} ended in the state {job.state_name}, but expected_states= has only {expected}"
         if job.state == DRAINED:
             return (
                 f"the job {job.id} was drained before it was done; "
-                "if that is a success, set expected_state='drained'"
+                "if a drained job is a success, set expected_state='drained'"
             )
         texts = await self._messages(dataflow, job, "ERROR")
-        reason = f"the job {job.id} failed: {texts or 'it has no error messages'}"
+        reason = f"the job {job.id} failed: {texts or 'the job has no error messages'}"
         # A flex template's launcher runs before the job. Its output is not in the job's messages.
         if job.is_streaming is None or "launch" in texts.lower():
             reason += (
@@ -410,7 +415,7 @@ class FollowingTrigger(DataflowTrigger):
         left_out = update.left_out + len(update.messages) - len(messages)
         if left_out and not self._left_out:
             self.log.warning(
-                "The job has more messages than this log shows (at most %d in all); %s", _MAX_LOGGED, _CONSOLE
+                "This log shows only some messages of the job, at most %d; %s", _MAX_LOGGED, _CONSOLE
             )
         self._left_out += left_out
         if update.cursor is not None:
@@ -465,4 +470,8 @@ class FollowingTrigger(DataflowTrigger):
         try:
             await self.push_xcom(key, value)
         except Exception as error:
-            self.log.warning("Could not set the XCom %s: %s", key, type(error).__name__)
+            self.log.warning(
+                "Could not set the XCom %s (%s); the task continues without this XCom",
+                key,
+                type(error).__name__,
+            )

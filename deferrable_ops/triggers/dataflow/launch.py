@@ -31,7 +31,7 @@ from deferrable_ops.upstreams.dataflow.jobs import CANCELLING, DRAINING, FAILED,
 _SERVER_ERRORS = ("INTERNAL", "UNKNOWN", "ABORTED")
 _NOT_PERMITTED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 FEWEST_READS: Final = 3
-"""A job is gone, and a read is refused for good, only if this many reads in a row are refused."""
+"""A trigger treats a job as gone, or a refusal as final, only after this many refused reads in a row."""
 # In these states, the API may return a job without its labels: a job whose launcher still runs, or has failed.
 _LABELLED_LATE = NOT_STARTED | {FAILED}
 
@@ -42,15 +42,16 @@ class LaunchTimings:
 
     :param first_pause: seconds before the first retry of a launch; the pause doubles with each further retry.
     :param longest_pause: the longest pause between two retries of a launch, in seconds.
-    :param labels_within: for how many seconds the API may return a new job without its labels.
+    :param labels_within: for how many seconds the library waits for the labels of a new job. The API may first return
+        the job without labels.
     :param labels_every: seconds between two requests for a job's labels.
     :param searches: how many times the library looks for a job whose launch got no response. Dataflow may create such
         a job some seconds after the launch.
-    :param search_every: seconds between two such searches for a job.
-    :param gone_after: a job whose id is known is gone if it is not found for this many seconds. Dataflow may return a
-        new job late.
-    :param gone_every: seconds between two such reads of a job.
-    :param errors_within: for how many seconds a launch is retried after an error of Dataflow itself, if
+    :param search_every: seconds between two searches for a job whose launch got no response.
+    :param gone_after: the library treats a job with a known id as gone if Dataflow has not found the job for this many
+        seconds. Dataflow may not find a new job at first.
+    :param gone_every: seconds between two reads of a job that Dataflow does not find.
+    :param errors_within: for how many seconds a launch is retried after an internal error of Dataflow, if
         `launch_timeout` is not set.
     """
 
@@ -73,7 +74,7 @@ _CLOCK_DIFFERENCE: Final = 3_600.0
 
 
 class ForeignJob(DataflowError):
-    """A job with the name for this task's job exists already, but this task attempt did not launch that job."""
+    """Another job already has the name of this task's job, and this task attempt did not launch that other job."""
 
 
 class NotAccepted(DataflowError):
@@ -85,8 +86,8 @@ class Launch:
 
     :param request: the whole launch request, with the job's name and a label that contains the id of the wait.
     :param name: the job's name.
-    :param keeps_name_since: the time at which the task began to wait, if other tasks and attempts use the same name;
-        None if only this attempt uses the name.
+    :param keeps_name_since: the time at which the task began to wait, if other tasks and attempts use the same job
+        name; None if only this attempt uses the job name.
     :param update: the request that replaces a running job with the same name; None if no job may be replaced.
     """
 
@@ -118,10 +119,10 @@ class Launch:
     ) -> Job:
         """Return the job of this task attempt. Launch the job if the job does not exist yet.
 
-        :param check: an async function that is awaited before each request is sent, and raises an error if this
-            process must not launch the job any more; see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
-        :param timeout: for how many seconds a launch is retried; None means without a limit, except after an error
-            that may be permanent.
+        :param check: an async function that is awaited before each request is sent. It raises an error if this process
+            must not launch the job any more; see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
+        :param timeout: for how many seconds a launch is retried. None means no limit; but after an error that may be
+            permanent, None means the limit ``errors_within``.
         :param sent: whether an earlier run of the trigger may have launched the job.
         :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.
         :raises ForeignJob: if a job with this name exists already, but was not launched by this task attempt.
@@ -137,7 +138,7 @@ class Launch:
             )
             if job is not None:
                 self._log.info(
-                    "Adopted the job %s (%s), which this attempt of the task has launched before",
+                    "Continuing with the job %s (%s), which this task attempt has already launched",
                     job.name,
                     job.id,
                 )
@@ -165,21 +166,23 @@ class Launch:
                 limit, since = self._timings.errors_within, failing_since
             if limit is not None and now + pause > since + limit:
                 raise NotAccepted(
-                    f"Dataflow accepted no launch within launch_timeout ({limit:g} s): {problem}"
+                    f"Dataflow did not accept the launch within launch_timeout ({limit:g} s). The last error: {problem}"
                 )
-            self._log.warning("%s; looking for the job again in %.1f s", problem, pause)
+            self._log.warning("%s; retrying the launch in %.1f s, unless the job exists then", problem, pause)
             await asyncio.sleep(pause)
 
     def _request_beside(self, others: list[Job]) -> dict[str, Any]:
-        """Return the request to send, if other jobs have the name of this task's job.
+        """Return the request to send: the launch request, or the request that updates an active job with the same name.
+
+        :param others: the other jobs that have the name of this task's job.
 
         :raises ForeignJob: if the task must not launch a job with this name.
-        :raises LaunchUncertain: if another job with this name has to stop or to start first.
+        :raises LaunchUncertain: if the launch must wait until another job with this name has stopped or started.
         """
         if others and self._keeps_name_since is None:
             raise ForeignJob(
-                f"the job {others[0].id} has the name {self._name} but not this attempt's label "
-                f"{WAIT_LABEL}={self._wait_id}, so this task did not launch it; set another job_name= for this task"
+                f"the job {others[0].id} already has the name {self._name}, but this task attempt did not launch that "
+                f"job (its label is not {WAIT_LABEL}={self._wait_id}); set another job_name= for this task"
             )
         active = next((job for job in others if not job.is_finished), None)
         if active is None:
@@ -188,12 +191,12 @@ class Launch:
             raise LaunchUncertain(f"the job {active.id} with the name {self._name} is still stopping")
         if self._update is None:
             raise ForeignJob(
-                f"the job {active.id} with the name {self._name} is active, and this attempt did not launch it; set "
-                "update=True to replace it, or stop it first"
+                f"the job {active.id} with the name {self._name} is active, but this task attempt did not launch that "
+                "job; set update=True to replace that job, or stop that job first"
             )
         if active.state in NOT_STARTED:
             raise LaunchUncertain(
-                f"the job {active.id} with the name {self._name} can be updated only once it runs"
+                f"the job {active.id} with the name {self._name} cannot be updated yet, because it does not run yet"
             )
         self._log.info("Updating the job %s (%s)", active.name, active.id)
         return self._update
@@ -204,7 +207,7 @@ class Launch:
         Dataflow may return an active job with the same name instead of an error.
 
         :param known: the ids of jobs with this name that existed before the launch.
-        :raises ForeignJob: if the job has another label.
+        :raises ForeignJob: if this attempt did not launch the job.
         """
         if job.labels.get(WAIT_LABEL) == self._wait_id:
             return job
@@ -220,8 +223,9 @@ class Launch:
         if label == self._wait_id or is_new:
             return labelled
         raise ForeignJob(
-            f"Dataflow answered the launch with the job {job.id}, which has the name {self._name} but not this "
-            f"attempt's label {WAIT_LABEL}={self._wait_id}, so this task did not launch it; set another job_name="
+            f"Dataflow answered the launch with the job {job.id}, which has the name {self._name}, but this task "
+            f"attempt did not launch that job (its label is not {WAIT_LABEL}={self._wait_id}); set another job_name= "
+            "for this task"
         )
 
 
@@ -235,11 +239,13 @@ async def find_jobs(
 ) -> tuple[Job | None, list[Job]]:
     """Return the newest job with the given name and the label of the wait, and the other jobs with this name.
 
-    The jobs may be finished. The job of the wait is None if there is none; then all jobs with the name are returned.
-    If the API has returned no label yet, and the job does not run yet or has failed, the name is sufficient, because
-    the name contains a hash of the wait's id; this does not hold with `since`.
+    The jobs may be finished. If no job belongs to the wait, return None and all jobs with the name.
 
-    :param since: a time before which the job of the wait was not created, in seconds since the epoch.
+    The API may return a job without its labels if the job does not run yet or has failed. If `since` is None, such a
+    job belongs to the wait, because its name contains a hash of the wait's id.
+
+    :param since: the earliest time at which the job of the wait was created, in seconds since the epoch; None if only
+        one attempt uses the name.
     """
     jobs = await dataflow.find(name)
     for job in jobs:
@@ -262,8 +268,8 @@ async def find_launched(
 ) -> Job | None:
     """Return the job that a wait has launched or may have launched; None if no job was found.
 
-    :param keeps_name: whether other attempts and tasks use the same name.
-    :raises DataflowUnavailable: if the job was launched but is not found, and may only be returned late.
+    :param keeps_name: whether other attempts and tasks use the same job name.
+    :raises DataflowUnavailable: if the job was launched, but Dataflow does not find the new job yet.
     """
     if wait.launch_answer is not None:
         return await _get_unless_gone(dataflow, wait, timings)
@@ -281,9 +287,11 @@ async def find_launched(
 async def stop_job(
     dataflow: Dataflow, job: Job, how: Literal["cancel", "drain"], *, own_only: bool = False
 ) -> Job:
-    """Request that Dataflow stops a job, or the job that replaced this job. Ignore a job that is stopping or finished.
+    """Request that Dataflow stops a job. If an update has replaced the job, stop the replacement instead.
 
-    :param own_only: whether to leave a replacement that another wait has launched.
+    Do nothing if the job is already stopping or finished.
+
+    :param own_only: whether a replacement keeps running if another wait has launched this replacement.
     :param how: how to stop the job: "cancel" or "drain". With "drain", a running streaming job is drained, and any
         other job is cancelled, because it cannot be drained.
     :return: the job as Dataflow returned it after the request.
@@ -311,7 +319,7 @@ def _created_before(job: Job, time: float) -> bool:
 async def get_unless_gone(
     dataflow: Dataflow, job_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
 ) -> Job | None:
-    """Return a job that existed; None if Dataflow has not found the job for some minutes.
+    """Return a job; None if Dataflow has not found the job for ``timings.gone_after`` seconds.
 
     :raises DataflowRefused: if Dataflow refused to return the job for another reason.
     """
@@ -334,7 +342,7 @@ async def _get_unless_gone(dataflow: Dataflow, wait: Wait, timings: LaunchTiming
     job = await get_unless_gone(dataflow, job_id, timings=replace(timings, gone_after=timings.search_every))
     if job is None and time.time() - (wait.settled_at or time.time()) < timings.gone_after:
         raise DataflowUnavailable(
-            f"Dataflow does not find the job {job_id} now; it may have been launched just now"
+            f"Dataflow does not find the job {job_id} yet, because the job may have been launched just now"
         )
     return job
 
@@ -357,6 +365,6 @@ async def _with_labels(
                 raise
             if is_over:
                 raise DataflowUnavailable(
-                    f"Dataflow lists the job {job_id}, but does not find it"
+                    f"Dataflow lists the job {job_id}, but does not return its details yet"
                 ) from refused
         await asyncio.sleep(timings.labels_every)

@@ -13,7 +13,7 @@ from deferrable_ops.inbox import Attempt
 Kind = Literal["flex", "classic"]
 
 WAIT_LABEL: Final = "deferrable-ops-wait"
-"""The label with the id of the wait that launched the job."""
+"""The key of a label on each job. The value of this label is the id of the wait that launched the job."""
 
 _NAME_LENGTH: Final = 63
 _LABEL_LENGTH: Final = 63
@@ -35,37 +35,37 @@ def job_name(prefix: str, wait_id: str) -> str:
 
 
 def fixed_name(name: str) -> str:
-    """Return the valid form of a job's name that is the same for all attempts.
+    """Return the valid form of a job name that the jobs of all attempts have.
 
     :raises InputError: if the name is too long, or contains characters that a job's name must not contain.
     """
     if len(name.strip()) > _NAME_LENGTH:
         raise InputError(
-            f"job_name= is {name!r}, which has more than {_NAME_LENGTH} characters; with append_job_name=False it is "
-            "not shortened, so set a shorter job_name="
+            f"job_name= is {name!r}, which has more than {_NAME_LENGTH} characters; set a shorter job_name=, because "
+            "append_job_name=False does not shorten it"
         )
     return valid_prefix(name, _NAME_LENGTH)
 
 
 def valid_prefix(prefix: str, length: int = _NAME_LENGTH - _HASH_LENGTH - 1) -> str:
-    """Return a job name prefix in lower case, with hyphens for ``_``, ``.`` and blanks, cut after 50 characters.
+    """Return the prefix of a job's name in lower case, with hyphens instead of ``_``, ``.`` and blanks.
 
-    :param length: after how many characters the prefix is cut.
+    :param length: a longer prefix is cut after this number of characters, by default 50.
     :raises InputError: if the prefix contains characters that a job's name must not contain.
     """
     lowered = re.sub(r"[_.\s]", "-", prefix.strip().lower())
     short = lowered[:length].rstrip("-")
     if not _NAME.fullmatch(short):
         raise InputError(
-            f"job_name= (by default the task's id) is {prefix!r}, which is not valid in the name of a Dataflow job: "
-            "a name begins with a letter from a to z and contains only letters from a to z, digits and hyphens; "
-            "set another job_name="
+            f"job_name= (by default the task's id) is {prefix!r}, which is not valid in the name of a Dataflow job; "
+            "set a job_name= that begins with a letter from a to z, and contains only letters from a to z, digits and "
+            "hyphens"
         )
     return short
 
 
 def name_prefix(given: str | None, body: Any, task_id: str) -> Any:
-    """Return the prefix of the job's name, which is `job_name`, the job name in the body, or the task's id."""
+    """Return the prefix of the job's name: `given`, or else the job name in the body, or else the task's id."""
     return given or field_of(launch_parameters(body), "jobName") or task_id
 
 
@@ -82,7 +82,7 @@ def build_request(
 ) -> dict[str, Any]:
     """Return the whole launch request: the body with the job's name and labels, and with field names in camelCase.
 
-    :param task_labels: labels that the body and `labels` may replace.
+    :param task_labels: further labels. A label with the same key in the body or in `labels` replaces such a label.
     """
     parameters = dict(launch_parameters(body))
     environment = dict(_pop_field(parameters, "environment") or {})
@@ -110,7 +110,8 @@ def update_request(kind: Kind, request: dict[str, Any], mapping: Mapping[str, st
     """Return the request that replaces the running job with the same name.
 
     :param request: the request that launches the job, from :func:`build_request`.
-    :param mapping: the new names of the pipeline's transforms, by their names in the running job.
+    :param mapping: the new names of the pipeline's renamed transforms. The keys are the names of these transforms in
+        the running job.
     """
     name = _PARAMETERS[kind]
     field = "transformNameMappings" if kind == "flex" else "transformNameMapping"
@@ -122,12 +123,12 @@ def update_request(kind: Kind, request: dict[str, Any], mapping: Mapping[str, st
 
 
 def is_true(value: Any) -> bool:
-    """Return whether a field of a body or an argument is true. A rendered template is a string."""
+    """Return whether an argument or a field of a body is true. A value from a template is a string, such as "False"."""
     return value not in (None, False, "", "false", "False")
 
 
 def task_labels(attempt: Attempt) -> dict[str, str]:
-    """Return labels with the ids of the DAG, the task and the DAG run, by which Google Cloud can report costs."""
+    """Return labels with the ids of the DAG, the task and the DAG run. Google Cloud can report costs by labels."""
     ids = {"airflow-dag": attempt.dag_id, "airflow-task": attempt.task_id, "airflow-run": attempt.run_id}
     return {key: re.sub(r"[^-_a-z0-9]", "-", value.lower())[:_LABEL_LENGTH] for key, value in ids.items()}
 
@@ -144,13 +145,14 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
     if not isinstance(body, Mapping):
         if given:
             raise InputError(
-                "template=, parameters= and environment= can be merged only into a body= that is a dict; "
+                "body= is not a dict, so template=, parameters= and environment= cannot be added to body=; "
                 "write body= as a dict"
             )
         return body
     if given and any(field_of(body, name) is not None for name in ("launchParameters", "launchParameter")):
         raise InputError(
-            "body= is a complete launch request; move template=, parameters= and environment= into body="
+            "body= is a complete launch request, so no arguments can be added to body=; move template=, parameters= "
+            "and environment= into body="
         )
     twice = next((name for name in given if field_of(body, name) is not None), None)
     if twice is not None:
@@ -160,16 +162,18 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
 
 
 def launch_parameters(body: Any) -> Any:
-    """Return the launch parameters: the whole body, or one field of the body if the body is a whole launch request."""
+    """Return the launch parameters. If the body is a whole launch request, these are one field of the body; otherwise
+    they are the whole body.
+    """
     if not _is_whole_request(body):
         return body
     return field_of(body, "launchParameter") or field_of(body, "launchParameters") or {}
 
 
 def field_of(mapping: Any, name: str) -> Any:
-    """Return a field of an API object, also if its name is written in snake_case; None if the field is missing.
+    """Return a field of an API object; None if the field is missing.
 
-    :param name: the field's name in camelCase.
+    :param name: the field's name in camelCase. In `mapping`, the name may be in camelCase or in snake_case.
     """
     if not isinstance(mapping, Mapping):
         return None

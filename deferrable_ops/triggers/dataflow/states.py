@@ -33,7 +33,7 @@ EXPECTED_STATES: Final = ("done", "running", "drained")
 """The values of the argument `expected_state`."""
 
 NOT_STARTED: Final = frozenset({UNKNOWN, STOPPED, QUEUED, PENDING})
-"""The states before a job runs. The API documents STOPPED as "has not yet started to run"."""
+"""The states of a job that does not run yet. In the API, STOPPED means that a job "has not yet started to run"."""
 
 _UNDER_WAY: Final = NOT_STARTED | {
     RUNNING,
@@ -71,7 +71,7 @@ def interpret_state(
         streaming job and "done" otherwise.
     :param is_streaming: whether the job is a streaming job; None if the API has not returned the job's type, for
         example because the job has not started.
-    :param expected_states: the names of the states in which the task succeeds, instead of `expected`.
+    :param expected_states: the names of the states in which the task succeeds; None means that `expected` is used.
     """
     if expected_states is not None:
         return _interpret_expected(state, frozenset(map(state_number, expected_states)))

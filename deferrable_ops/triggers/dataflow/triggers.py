@@ -56,14 +56,15 @@ class DataflowLaunchTrigger(FollowingTrigger):
     durations in seconds.
 
     :param kind: the kind of template, "flex" or "classic".
-    :param when_killed: the operator's argument `on_kill`, under another name, because ``on_kill`` is a method of
-        triggers.
-    :param append_job_name: whether the job's name ends with a hash of the task attempt. If False, all attempts use the
-        same name.
+    :param when_killed: the value of the operator's argument `on_kill`. The names differ, because triggers have a method
+        ``on_kill``.
+    :param append_job_name: whether the job's name ends with a hash of the task attempt. If False, the jobs of all
+        attempts have the same name.
     :param update: whether the launch replaces a running job with the same name.
-    :param transform_name_mapping: the new names of the pipeline's transforms, by their names in the running job.
-    :param on_timeout: how the job is stopped after the deadline. None leaves a streaming job, and stops another job as
-        `when_killed` requires.
+    :param transform_name_mapping: the new names of the pipeline's renamed transforms. The keys are the names of these
+        transforms in the running job.
+    :param on_timeout: how the job is stopped after the deadline. With None, a streaming job keeps running, and any
+        other job is stopped as `when_killed` requires.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger"
@@ -166,7 +167,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
     def _how_to_stop(self, wait: Wait, job: Job | None) -> Literal["cancel", "drain", "leave"]:
         """Return how to stop the job of a wait that is over.
 
-        :param job: the job; None if it is not known yet. The job may then be a batch job.
+        :param job: the job; None if the job is not known yet. An unknown job is treated as a batch job.
         """
         how = self.when_killed
         if wait.state is WaitState.EXPIRED:
@@ -183,7 +184,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return awaits_drained(self.expected_state, self.expected_states)
 
     def must_cancel_work(self, outcome: Outcome) -> bool:
-        """Return True if the task failed before a launch of the job was confirmed: Dataflow may have created the job
+        """Return True if the task failed before the launch of its job was confirmed. Dataflow may have created the job
         nevertheless, and such a job must be cancelled.
 
         Return False if the launch was confirmed. If the task then failed because the job's state could not be read,
@@ -201,7 +202,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         async with self.client() as dataflow:
             job_id = await self._launched(dataflow, unread)
             if job_id is None:
-                return Failure("the wait ended before the job was launched")
+                return Failure("this task was ended before its job was launched")
             if self.wait_until_finished:
                 return await self.follow(dataflow, job_id)
             self._load_progress()
@@ -213,7 +214,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
         Return None if the task's wait is already over.
 
-        :param unread: the earlier attempt of the task whose job may still run.
+        :param unread: the earlier attempt of the task whose job may still run; None if there is no such attempt.
         """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
@@ -232,8 +233,10 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return {"job_id": job.id, "name": job.name}
 
     async def _previous_attempt_with_job(self) -> Wait | None:
-        """Return the last attempt that launched a job, if it failed because the state of its job could not be read, or
-        if its deadline passed; otherwise None.
+        """Return the last attempt that launched a job, if this job may still run; otherwise None.
+
+        The job may still run if the attempt failed because the job's state could not be read, or if the attempt's
+        deadline passed.
         """
         previous = await self.inbox.waits.previous_attempt(self.current.id)
         while previous is not None and _may_have_left_job(previous):
@@ -246,17 +249,19 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return None
 
     async def _adopt_job_of(self, previous: Wait, dataflow: Dataflow) -> None:
-        """Continue with the job of an earlier attempt, if the job still runs, or cannot be read now either.
+        """Continue with the job of an earlier attempt, if this job still runs, or if its state still cannot be read.
 
         The previous attempt left its job because it could not read the job's state, or because its deadline passed.
-        Otherwise this attempt would launch a second job beside the first one.
+        If this attempt did not continue with the job, it would launch a second job beside the first one.
         """
         # The job that runs now may have replaced the job that was launched.
         job_id = (previous.progress or {}).get(JOB_ID) or previous.launch_answer["job_id"]
         try:
             job = await get_unless_gone(dataflow, job_id, timings=self.launch_timings)
         except DataflowRefused as refused:
-            self.log.warning("%s; waiting for this job, because it may still run", refused)
+            self.log.warning(
+                "%s; waiting for the job of the earlier attempt, because this job may still run", refused
+            )
         else:
             if job is None or job.state in (FINISHED - {UPDATED}) | {CANCELLING, DRAINING}:
                 return
@@ -264,7 +269,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 return
 
         async def adopt(_claim: Claim) -> dict[str, str]:
-            self.log.info("Adopted the job %s, which an earlier attempt launched and left running", job_id)
+            self.log.info(
+                "Continuing with the job %s, which an earlier attempt launched and left running", job_id
+            )
             return {"job_id": job_id, "name": previous.launch_answer.get("name", "")}
 
         await self.launch_once(adopt)
@@ -446,7 +453,10 @@ class DataflowStopTrigger(DataflowTrigger):
             job_ids = [job.id for job in await dataflow.unfinished() if job.name.startswith(prefix)]
             await self.inbox.waits.save_progress(self.current.id, {JOB_ID: job_ids})
         if not job_ids:
-            self.log.warning("There is no unfinished job whose name begins with %r", self.job_name_prefix)
+            self.log.warning(
+                "There is no job to stop, because no unfinished job has a name that begins with %r",
+                self.job_name_prefix,
+            )
         return list(job_ids)
 
     async def _finished(self, dataflow: Dataflow, job: Job) -> Job:
@@ -455,7 +465,9 @@ class DataflowStopTrigger(DataflowTrigger):
                 while not job.is_finished:
                     update = await watch.next()
                     if update.problem is not None and self.note_problem(update.problem):
-                        self.log.warning("The job %s (%s) does not exist any more", job.name, job.id)
+                        self.log.warning(
+                            "The job %s (%s) does not exist any more; it counts as stopped", job.name, job.id
+                        )
                         return job
                     job = update.job or job
             # The job was updated while this task waited. So stop the job that replaces it.

@@ -63,7 +63,7 @@ class RunTimes:
 
     @classmethod
     def from_json(cls, data: Mapping[str, str | None]) -> RunTimes:
-        """Return the RunTimes that :meth:`as_json` has converted into a JSON object."""
+        """Return the RunTimes of a JSON object that :meth:`as_json` has returned."""
         return cls(*(_moment(data.get(name)) for name in cls.__slots__))
 
     def as_json(self) -> dict[str, str | None]:
@@ -97,7 +97,7 @@ def parse_next_interval_end(
     if moment is None:
         raise InputError(
             "until_next_interval=True cannot be used in this DAG run; give timeout= instead. The end of the next data "
-            "interval is unknown, because the DAG run's data interval has no length and the DAG's schedule is neither "
+            "interval is unknown, because the DAG run's data interval has no length, and the DAG's schedule is neither "
             "a cron expression nor a timedelta"
         )
     return moment
@@ -117,8 +117,8 @@ def check_payload(payload: Any) -> None:
         )
     if decode_payload(body) != payload:
         raise InputError(
-            "payload= cannot be stored: numbers must fit into 64 bits, and text must not contain U+0000 or a lone "
-            "surrogate"
+            "payload= cannot be stored; numbers must fit into 64 bits, and text must not contain the characters "
+            "U+0000 and U+D800 to U+DFFF"
         )
 
 

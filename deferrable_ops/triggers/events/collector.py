@@ -3,8 +3,8 @@
 The inbox delivers events of channels and SQS queues in the order of their commits. For Kafka topics, each waiting task
 reads from its own offset. So the inbox may already contain a Kafka record that one task has read, while another task
 has not yet read earlier records of the same partition. To keep the order of each partition, a task processes Kafka
-records in the order in which this task reads them. After a restart, the task processes again the Kafka records in the
-inbox that it had read before the restart, up to its stored offsets.
+records in the order in which the task itself reads them. After a restart, the task processes again the Kafka records
+in the inbox that it had read before the restart, up to its stored offsets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NO_OFFSETS: Final[Mapping[str, Any]] = {}
 class EventCollector:
     """Collects the events for one waiting task until the condition of this task is true.
 
-    The collector implements the listener interfaces of the Kafka and SQS clients, which report problems to it.
+    The Kafka and SQS clients report problems to the collector, which implements their listener interfaces.
 
     :param specifications: the event specifications, by event name.
     :param since: a time in seconds since the epoch. Events with a ``time`` before `since` are ignored.
@@ -106,7 +106,7 @@ class EventCollector:
         return zip(self.received.names, self.specifications, strict=True)
 
     def resume_from(self, source: str, offsets: Mapping[str, int] | None, upto: int = 0) -> None:
-        """Process again those records of a Kafka topic in the inbox that this wait had read before a restart.
+        """After a restart, process again the records of a Kafka topic that this wait had read, as stored in the inbox.
 
         :param offsets: the offset of each partition at which reading from Kafka resumes. With ``offsets=None``, all
             records of the topic in the inbox are processed.
@@ -180,7 +180,7 @@ class EventCollector:
         return warnings
 
     def fail(self, error: DeferrableOpsError, has_read: bool) -> None:
-        """End the collecting with an error of a source.
+        """Stop collecting, because a source failed.
 
         :param has_read: whether the source was read for this wait before the error.
         """

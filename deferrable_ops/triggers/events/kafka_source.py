@@ -17,8 +17,8 @@ from deferrable_ops.upstreams.kafka.consumers import Batch, use_kafka
 async def read_kafka(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
     """Await `body` while the records of a Kafka topic are read for a waiting task.
 
-    This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
-    of waiting tasks.
+    This function is a coroutine to save memory. A context manager that uses a generator would need 1 kB for each
+    waiting task, and thousands of tasks may wait.
 
     :param request: the request of a wait to read a topic. All specifications of the request are KafkaEvents of this
         one topic.

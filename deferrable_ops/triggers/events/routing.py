@@ -79,12 +79,12 @@ class Routes:
         self._indexes: dict[str, MatchIndex[WaitFollower]] = {}
 
     def add(self, follower: WaitFollower, specification: Specification) -> None:
-        """From now on, route events that match a specification to a follower."""
+        """From now on, `follower` receives the events that match `specification`."""
         index = self._indexes.setdefault(specification.source, MatchIndex())
         index.add(follower, specification.match)
 
     def discard(self, follower: WaitFollower, specification: Specification) -> None:
-        """No longer route events that match a specification to a follower."""
+        """From now on, `follower` no longer receives the events that match `specification`."""
         index = self._indexes.get(specification.source)
         if index is not None:
             index.discard(follower, specification.match)
@@ -92,13 +92,13 @@ class Routes:
                 del self._indexes[specification.source]
 
     def followers(self, kept: StoredEvent) -> Iterable[WaitFollower]:
-        """Return the followers with a specification that an event matches. This method never raises an exception."""
+        """Return the followers that receive an event. This method never raises an exception."""
         index = self._indexes.get(kept.source)
         return () if index is None else index.find(to_event(kept))
 
 
 def to_event(kept: StoredEvent) -> Event:
-    """Convert a row of the inbox table of events into an Event."""
+    """Convert an event that is stored in the inbox into an Event."""
     return Event(kept.source, kept.dedupe_key, kept.time, kept.payload, kept.attributes)
 
 

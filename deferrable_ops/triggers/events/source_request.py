@@ -13,7 +13,7 @@ from deferrable_ops.triggers.events.collector import EventCollector
 class SourceRequest:
     """The request of one wait to read one source: a channel, a Kafka topic or an SQS queue.
 
-    :param inbox: the inbox in which the events of the source are stored, with ``Events.append_all``.
+    :param inbox: the inbox. Its method ``Events.append_all`` stores the events of the source.
     :param wait_id: the id of the wait, which stays the same after a restart. The inbox stores the wait's Kafka offsets
         under `wait_id`.
     :param is_new: whether the wait was registered just now. A new wait has no stored Kafka offsets.

@@ -16,8 +16,9 @@ from deferrable_ops.triggers.events.sqs_source import read_sqs
 
 Body = Callable[[], Awaitable[Outcome]]
 ReadSource = Callable[[SourceRequest, Body], Awaitable[Outcome]]
-"""Awaits the body, and meanwhile reads a source into the inbox. All waiting tasks of a process share the consumers of
-a source.
+"""Awaits the body. Meanwhile, reads the events of a source and stores them in the inbox.
+
+All waiting tasks of a process share the consumers of a source.
 """
 
 READERS: Final[dict[type[Specification], ReadSource | None]] = {
@@ -50,8 +51,8 @@ def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Ou
     waiting tasks.
 
     :raises InputError: if this version of the library cannot read one of the sources.
-    :raises ConfigurationError: when the result is awaited, if an extra is not installed, or a connection is missing or
-        has a wrong setting.
+    :raises ConfigurationError: if an extra is not installed, or a connection is missing or has a wrong setting. This
+        error is raised when the result is awaited.
     """
     # Wrap in reverse order, so that the first source is the outermost body and is read first.
     for request in reversed(list(requests)):
@@ -60,7 +61,7 @@ def while_reading(requests: Iterable[SourceRequest], body: Body) -> Awaitable[Ou
             known = ", ".join(one.__name__ for one in READERS)
             raise InputError(
                 f"{request.specification.source}: this version of airflow-deferrable-ops cannot read a "
-                f"{kind.__name__}; wait for one of {known}, or upgrade"
+                f"{kind.__name__}; use one of {known}, or upgrade airflow-deferrable-ops"
             )
         read = READERS[kind]
         if read is not None:

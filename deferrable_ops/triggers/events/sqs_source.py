@@ -25,8 +25,8 @@ _last_polls: Final[dict[tuple[asyncio.AbstractEventLoop, str | None, str], async
 async def read_sqs(request: SourceRequest, body: Callable[[], Awaitable[Outcome]]) -> Outcome:
     """Await `body` while an SQS queue is polled for a waiting task.
 
-    This function is a coroutine, because a context manager made from a generator would need 1 kB for each of thousands
-    of waiting tasks.
+    This function is a coroutine to save memory. A context manager that uses a generator would need 1 kB for each
+    waiting task, and thousands of tasks may wait.
 
     :param request: the request of a wait to read a queue. All specifications of the request are SqsEvents of this one
         queue.

@@ -32,10 +32,10 @@ class EventsTrigger(TaskTrigger):
     This trigger has the arguments of :class:`deferrable_ops.operators.events.MultiEventSensor`, except for these:
 
     :param events: the event specifications by event name, each in the form that ``specification_to_json`` returns.
-    :param cron: the argument `timeout` of the operator, if this argument is a cron expression.
+    :param cron: the argument `timeout` of the operator, if `timeout` is a cron expression.
     :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
         or ``{}``.
-    :param timezone: the name of the DAG's timezone, in which `cron` and `since` are read.
+    :param timezone: the name of the DAG's timezone. The times in `cron` and `since` are times in this timezone.
     :param single: whether the task waits for one event. With ``single=True``, the result is this event, otherwise a
         dict of events by name.
     :param run_times: the DAG run's start and data interval, if a worker deferred the task. If the scheduler deferred
@@ -171,7 +171,7 @@ class EventsTrigger(TaskTrigger):
         """Do nothing, because a wait for events launches no external work."""
 
     async def expired(self) -> Outcome:
-        """Return the events that arrived by the deadline, or a failure whose reason lists the missing events."""
+        """Return the events if they are complete; otherwise a failure or a skip that lists the missing events."""
         collector = self._prepare()
         await collector.drain(self.inbox.events, self.current.id)
         if collector.received.complete:

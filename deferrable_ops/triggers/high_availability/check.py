@@ -44,7 +44,7 @@ class CheckRunner:
     """
 
     max_hanging: ClassVar[int] = MAX_HANGING
-    """If this number of checks hang in this process, further checks are not run, and their result is FAIL/RETRIGGER."""
+    """If this many checks hang in this process, further checks are not run, and their result is FAIL/RETRIGGER."""
 
     def __init__(
         self, path: str, op_args: Sequence[Any], op_kwargs: Mapping[str, Any], timeout: float, log: Any
@@ -100,13 +100,17 @@ class CheckRunner:
             raise
         except TimeoutError as error:
             reason = str(error) or f"it did not return within check_timeout={self._timeout:g} s"
-            self._log.error("The check failed: %s", reason)
+            self._log.error("The check failed (%s), so its result is FAIL/RETRIGGER", reason)
             return Result.FAIL, Action.RETRIGGER
         except TooManyHangingChecks as error:
             self._log.error("The check was not run and is treated as failed: %s", error)
             return Result.FAIL, Action.RETRIGGER
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            self._log.error("The check failed: %s", type(error).__name__, exc_info=error)
+            self._log.error(
+                "The check failed with %s, so its result is FAIL/RETRIGGER",
+                type(error).__name__,
+                exc_info=error,
+            )
             return Result.FAIL, Action.RETRIGGER
         return parse_result(returned, self._log)
 
@@ -133,7 +137,7 @@ class CheckRunner:
         if not done:
             raise TimeoutError
         if task.cancelled():
-            raise RuntimeError("the check raised CancelledError itself")
+            raise RuntimeError("the check raised CancelledError itself, although it was not cancelled")
         value, error = task.result()
         if error is not None:
             raise error

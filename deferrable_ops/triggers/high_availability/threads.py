@@ -41,9 +41,8 @@ async def call_in_thread(
     async with _slots.setdefault(loop, asyncio.Semaphore(MAX_RUNNING)):
         if len(_hanging) >= max_hanging and not always:
             raise TooManyHangingChecks(
-                f"{len(_hanging)} checks have not returned within their check_timeout and still occupy threads of "
-                f"this triggerer, which allows at most {max_hanging} such checks; restart this triggerer, "
-                "and give each call inside these checks a timeout"
+                f"{len(_hanging)} checks have not returned within their check_timeout, but at most {max_hanging} such "
+                "checks are allowed; restart this triggerer, and give each call inside these checks a timeout"
             )
         returned: asyncio.Future[Any] = loop.create_future()
         # The thread needs this context, because Airflow selects the task's log by the context.
@@ -57,7 +56,7 @@ async def call_in_thread(
 
 
 class _Call:
-    """One call of a function, awaited on an event loop."""
+    """One call of a function in a thread. The result of the call is awaited on an event loop."""
 
     __slots__ = ("_function", "_has_ended", "_loop", "_returned")
 

@@ -91,7 +91,7 @@ class HighAvailabilityTrigger(TaskTrigger):
     async def expired(self) -> Outcome:
         """Return the outcome of the task after its timeout is over."""
         if self.soft_fail:
-            return Skip("the timeout is over, and soft_fail=True")
+            return Skip("skipped because the timeout is over and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
         return self.end(self.evaluator(run_facts_of(self), kept.progress).timed_out(_now()))
 
@@ -105,7 +105,7 @@ class HighAvailabilityTrigger(TaskTrigger):
         await check.load()
         context = check_context(facts, self.current.attempt, self.templates_dict)
         until = f" until {evaluator.end} at the latest" if evaluator.end else ""
-        self.log.info("Checking with %s%s", self.check, until)
+        self.log.info("Running the check %s repeatedly%s", self.check, until)
         before = evaluator.state
         while (decision := evaluator.at_limit(_now())) is None:
             try:
@@ -128,7 +128,7 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     def end(self, decision: Decision) -> Success:
         """Return the task's outcome, which contains the final result and action of the checks."""
-        self.log.info("The checks ended as %s/%s: %s", *decision)
+        self.log.info("The checks ended with result %s and action %s, because %s", *decision)
         return Success(decision.as_json())
 
     def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
@@ -163,8 +163,8 @@ class HighAvailabilityPauseTrigger(BaseTrigger):
 class HighAvailabilityGateTrigger(TaskTrigger):
     """Skips the task of a gate, unless the check ended with the given `result` and `action`.
 
-    :param check_task_id: the id of the HighAvailabilityOperator's task, with whose result and action this trigger
-        compares `result` and `action`.
+    :param check_task_id: the id of the HighAvailabilityOperator's task. This trigger compares the result and the action
+        of that task with `result` and `action`.
     :param result: the result with which the check must have ended, ``"pass"`` or ``"fail"``.
     :param action: the action with which the check must have ended, ``"stop"`` or ``"retrigger"``; None means any
         action.
@@ -204,9 +204,13 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         else:
             decided = await self._decision_of_task_state(outcome)
         if decided is None:
-            return Failure(f"{self.check_task_id} failed") if self.fails else Skip("the check has no result")
+            return (
+                Failure(f"the task {self.check_task_id} failed; read its log")
+                if self.fails
+                else Skip("the check ended without a result")
+            )
         result, action = decided
-        ended = f"{self.check_task_id} ended as {result}/{action}"
+        ended = f"the task {self.check_task_id} ended with result {result} and action {action}"
         if result != self.result or self.action not in (None, action):
             return Skip(ended)
         if self.fails:

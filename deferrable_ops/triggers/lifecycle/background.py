@@ -1,4 +1,4 @@
-"""Background work of a triggerer: announce its host, delete old rows of the inbox, cancel external work that is due."""
+"""Background work of a triggerer: announce its host, delete old inbox rows, cancel the external work of ended waits."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def start() -> None:
         this_process.is_awaited = True
         _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
         if reason := log_pipe.install():
-            log.debug("This triggerer's log is not buffered, so writing to it may block: %s", reason)
+            log.debug("Log lines may block this triggerer, because its log is not buffered (%s)", reason)
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in the background, also after the trigger has ended. Errors of the coroutine are logged."""
+    """Run a coroutine in the background, until it is done, even if the trigger ends before. Its errors are logged."""
     task = asyncio.get_running_loop().create_task(_logged(work), name="deferrable-ops detached")
     _detached.add(task)
     task.add_done_callback(_detached.discard)
 
 
 async def cancel_due(wait_id: str) -> None:
-    """Cancel the external work of one wait, if the inbox contains a due request to cancel this work."""
+    """Cancel the external work of one wait, if the inbox contains a request to cancel this work now."""
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await cancel_due_work(inbox, wait_id)
 
@@ -70,8 +70,8 @@ async def _act_for_deployment(inbox: Inbox, reading: Awaitable[str]) -> None:
     team = settings.team()
     if team is not None and not settings.has_own_option("inbox_url", team):
         log.warning(
-            "The team %s has no inbox of its own, and shares one with other teams: their tasks can read its values and "
-            "end its waits. Set AIRFLOW__%s___DEFERRABLE_OPS__INBOX_URL",
+            "The team %s shares an inbox with other teams, so tasks of other teams can read the team's values and "
+            "end the team's waits. To give the team an inbox of its own, set AIRFLOW__%s___DEFERRABLE_OPS__INBOX_URL",
             team,
             team.upper(),
         )
@@ -90,4 +90,7 @@ async def _logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:
-        log.warning("A background task of a trigger failed", exc_info=True)
+        log.warning(
+            "A background job of a trigger failed; the outcome of the Airflow task stays the same",
+            exc_info=True,
+        )

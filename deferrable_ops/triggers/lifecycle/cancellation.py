@@ -18,13 +18,13 @@ _CANCEL_TIMEOUT = 50.0
 
 
 async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_every: float = 1.0) -> None:
-    """After Airflow has cancelled a trigger, cancel the external work of its wait, if the task attempt has ended.
+    """Cancel the external work of a task attempt that has ended. Call this after Airflow has cancelled the trigger.
 
     The attempt has ended if the inbox has a newer attempt of the task, or if the task is no longer deferred. If the
-    task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer. If the
-    inbox belongs to another deployment of Airflow, nothing is settled or cancelled.
+    task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer, and
+    nothing is cancelled. If the inbox belongs to another deployment of Airflow, nothing is settled or cancelled.
 
-    :param check_for: for how many seconds the task's state is checked, because Airflow may update the state some
+    :param check_for: the number of seconds during which the task's state is checked. Airflow may update the state some
         seconds after it has cancelled the trigger.
     :param check_every: seconds between two checks of the task's state.
     """
@@ -37,13 +37,16 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
                 break
             await asyncio.sleep(check_every)
         else:
-            log.info("Airflow moved the trigger of wait %s to another triggerer", attempt.wait_id)
+            log.info(
+                "Airflow moved the trigger of wait %s to another triggerer; the wait continues there",
+                attempt.wait_id,
+            )
             return
         await cancel_due_work(inbox, attempt.wait_id)
 
 
 async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
-    """Cancel the external work of one wait, or of all waits, if the inbox contains due requests to cancel this work."""
+    """Cancel the external work of one wait, or of all waits, if the inbox contains requests to cancel this work now."""
     of_other_teams: set[str] = set()
     while (cancellation := await inbox.cancellations.claim(wait_id, without=of_other_teams)) is not None:
         try:
@@ -52,7 +55,9 @@ async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
             # The triggerers of the team, which use the same inbox, cancel this work.
             of_other_teams.add(cancellation.wait_id)
             await inbox.cancellations.give_back(cancellation)
-            log.debug("Not cancelling the external work of wait %s: %s", cancellation.wait_id, error)
+            log.debug(
+                "This triggerer does not cancel the external work of wait %s: %s", cancellation.wait_id, error
+            )
 
 
 async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
@@ -78,7 +83,7 @@ async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
             cancellation.wait_id,
             type(error).__name__,
             error,
-            "retrying in a minute" if again else "no retries left, cancel it by hand",
+            "retrying in a minute" if again else "no retries are left, so cancel the work by hand",
         )
     else:
         await inbox.cancellations.mark_stopped(cancellation)

@@ -1,4 +1,4 @@
-"""Ends a task with its outcome, in the triggerer if this is possible, otherwise on a worker."""
+"""Ends a task with its outcome. If possible, the task ends in the triggerer, otherwise on a worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EndingTask:
 
     :param wait: the task's wait as stored in the inbox; None if the wait could not be registered.
     :param in_triggerer: whether a triggerer runs the task; False in ``dag.test()`` and in tests.
-    :param worker_reasons: the argument `ends_on_worker` of
+    :param worker_reasons: the reasons why the task must end on a worker, by outcome: the argument `ends_on_worker` of
         :class:`~deferrable_ops.triggers.base.TaskTrigger`.
     :param do_xcom_push: whether the result of a successful wait becomes an XCom.
     :param log: the task's logger.
@@ -47,7 +47,9 @@ async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
         reason = await _worker_end_reason(task, outcome)
     except (Exception, SystemExit) as error:
         # The wait is over. A wrong setting or a faulty plugin must not change its outcome.
-        reason = f"it could not be determined whether it can end in the triggerer ({type(error).__name__}: {error})"
+        reason = (
+            f"the check whether the task can end in the triggerer failed ({type(error).__name__}: {error})"
+        )
     if reason is None and isinstance(outcome, Success):
         reason = await _push_value(task, outcome)
     if reason is not None:
@@ -82,7 +84,11 @@ async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
         try:
             await delete_xcom(attempt, key)
         except Exception as error:
-            log.warning("Could not delete XCom %s of an earlier attempt: %s", key, type(error).__name__)
+            log.warning(
+                "Could not delete the XCom %s of an earlier attempt (%s), so other tasks may read its old value",
+                key,
+                type(error).__name__,
+            )
 
 
 async def delete_xcom(attempt: Attempt, key: str) -> None:
@@ -97,7 +103,7 @@ async def delete_xcom(attempt: Attempt, key: str) -> None:
 
 
 def task_of_xcom(attempt: Attempt) -> dict[str, Any]:
-    """Return the keyword arguments with which Airflow's calls for XComs identify the task of an attempt."""
+    """Return the keyword arguments that identify the task of an attempt in Airflow's calls for XComs."""
     return {
         "dag_id": attempt.dag_id,
         "run_id": attempt.run_id,
@@ -155,9 +161,9 @@ def _deployment_reason(success: bool) -> str | None:
         names = ", ".join(
             sorted(getattr(listener, "__name__", type(listener).__qualname__) for listener in listeners)
         )
-        return f"listeners are installed, which the triggerer does not call: {names}"
+        return f"the triggerer does not call the installed listeners ({names})"
     if success and XCom is not BaseXCom:
-        return "a custom XCom backend is configured, which would block the triggerer"
+        return "the configured custom XCom backend would block the triggerer"
     return None
 
 
@@ -168,7 +174,9 @@ async def _push_value(task: EndingTask, outcome: Success) -> str | None:
     try:
         await push_xcom(task.wait.attempt, RETURN_VALUE, as_xcom(task.wait.id, outcome.value), Rank.END)
     except Exception as error:
-        return f"its XCom could not be set from the triggerer ({type(error).__name__}: {error})"
+        return (
+            f"the triggerer could not set the XCom with the task's result ({type(error).__name__}: {error})"
+        )
     return None
 
 

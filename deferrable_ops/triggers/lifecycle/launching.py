@@ -1,10 +1,10 @@
-"""Launches work once. Records in Airflow show, after the loss of an inbox, which attempts have launched their work.
+"""Launches work once. Airflow also stores a record of each launch, in case the inbox loses the launch.
 
 A trigger records its launch as an XCom of its task, immediately before the launch. If the inbox is lost, or is restored
-from an older backup, the inbox shows no launch of the task attempt, but the XCom still does.
+from an older backup, the inbox shows no launch of the task attempt, but the XCom still shows the launch.
 
 Airflow logs an error for each XCom that does not exist, and each read delays the end of other tasks by about 25 ms. So
-the record is read only if the inbox can have lost the launch: see :func:`may_be_lost`.
+the record is read only if the inbox may have lost the launch. :func:`may_be_lost` checks whether this is possible.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from deferrable_ops.supervisor_calls import Rank, send
 from deferrable_ops.triggers.lifecycle.delivery import task_of_xcom
 
 LAUNCH_KEY: Final = "launch_record"
-"""The key of the XCom with the record of a launch."""
+"""The key of the XCom that records a launch."""
 
-LOST: Final = "inbox has lost this wait, because the inbox was lost or restored from an older backup"
-"""The beginning of messages about a lost wait, after the article."""
+LOST: Final = "inbox no longer has this wait, because its database was lost or restored from an older backup"
+"""The beginning of messages about a lost wait, without the first word "The"."""
 
 ROW_LOST: Final = (
-    f"The {LOST}; registered the wait %s again. Callbacks and progress from before the restore may be missing"
+    f"The {LOST}. Registered the wait %s again; callbacks and progress from before the restore may be missing"
 )
 
 _TIMEOUT = 60.0
@@ -37,7 +37,7 @@ _CLOCK_MARGIN = 10.0
 
 
 class Launching:
-    """The methods with which a trigger launches its work once, although the inbox may lose its wait or its launch."""
+    """Methods that let a trigger launch its work only once, even if the inbox loses the wait or the launch."""
 
     # Attributes of the trigger.
     inbox: Inbox
@@ -52,9 +52,10 @@ class Launching:
     _launch_recorded = False
 
     async def launch_once(self, launch: Callable[[Claim], Awaitable[Any]]) -> Any:
-        """Launch the task's external work, unless it was launched before, and return the recorded response.
+        """Launch the task's external work, unless the work was launched before. Return the recorded response.
 
-        If another process is launching it, wait until that process has recorded a response or has lost its claim.
+        If another process is launching the work, wait until the other process has recorded a response, or has lost the
+        right to launch.
 
         :param launch: an async function that launches the work and returns the response to record, a JSON value. It
             must call :meth:`~deferrable_ops.inbox.waits.launches.Claim.check` before each request.
@@ -67,14 +68,16 @@ class Launching:
                     if claim is not None:
                         await claim.record(await launch(claim))
             except ClaimLost:
-                self.log.info("Another process is launching the work of this task")
+                self.log.info(
+                    "Another process is launching the work of this task; waiting for the result of the launch"
+                )
             self.current = await self.inbox.waits.get(self.current.id)
             if claim is None:
                 break
         return self.current.launch_answer
 
     async def take_change(self) -> bool:
-        """Set `current` to the wait's row if the row has changed in the inbox, and return whether it has changed.
+        """Set `current` to the wait's row if the row has changed in the inbox, and return whether the row has changed.
 
         :raises UnknownWait: if the row is gone. Then :meth:`run` registers the wait again and calls :meth:`wait`.
         """
@@ -87,11 +90,11 @@ class Launching:
 
     @property
     def records_launches(self) -> bool:
-        """Whether launches are recorded. Without a triggerer, as in ``dag.test()``, no later run could read them."""
+        """Whether launches are recorded. In ``dag.test()``, they are not, because no later run could read them."""
         return self.task_instance is not None
 
     async def record_and_check(self, claim: Claim, details: Any = None) -> float:
-        """Record the launch in Airflow once, then call :meth:`Claim.check`. Await this before each launch request.
+        """Record the launch in Airflow once, then call :meth:`Claim.check`. Await this method before each request.
 
         :param details: a JSON value that :meth:`lost_launch` returns if the inbox loses the launch.
         """
@@ -110,8 +113,8 @@ class Launching:
     async def lost_launch(self) -> dict[str, Any] | None:
         """Return the record of a launch by an earlier run of this trigger, if the inbox has lost this launch.
 
-        Call this method before the claim on the launch is acquired. The record is a dict with ``details``. Return None
-        if the attempt has launched nothing, or if the inbox shows the launch.
+        Call this method before :meth:`launch_once`. The record is a dict with the key ``details``. Return None if the
+        attempt has launched nothing, or if the inbox shows the launch.
 
         :raises AirflowUnavailable: if Airflow did not answer.
         """
@@ -141,7 +144,7 @@ def may_be_lost(inbox: Inbox, deferred_at: float | None) -> bool:
     """Return whether an earlier run of a trigger may have launched work that the inbox does not show.
 
     While this process runs and is connected to the inbox, the inbox cannot be restored. So a launch can be lost only if
-    the task was deferred before this process started, or before its last interruption of the connection.
+    the task was deferred before this process started, or before the connection was last interrupted.
 
     :param deferred_at: the time when the task was deferred, in seconds since the epoch; None if it is unknown.
     """
@@ -151,7 +154,7 @@ def may_be_lost(inbox: Inbox, deferred_at: float | None) -> bool:
 
 
 async def write(attempt: Attempt, details: Any, log: Any) -> None:
-    """Record that an attempt launches its work. If the record cannot be written, log a warning.
+    """Record in Airflow that an attempt launches its work. If the record cannot be written, log a warning.
 
     :param details: a JSON value that :func:`read` returns.
     """
@@ -174,7 +177,7 @@ async def write(attempt: Attempt, details: Any, log: Any) -> None:
 
 
 async def read(attempt: Attempt) -> dict[str, Any] | None:
-    """Return the record of an attempt's launch, a dict with ``details``; None if the attempt has launched nothing.
+    """Return the record of an attempt's launch, a dict with ``details``. None: the attempt has launched nothing.
 
     :raises AirflowUnavailable: if Airflow did not answer.
     """
@@ -185,7 +188,8 @@ async def read(attempt: Attempt) -> dict[str, Any] | None:
         reply = await send(message, rank=Rank.READ, timeout=_TIMEOUT)
     except Exception as error:
         raise AirflowUnavailable(
-            f"cannot read the XCom {LAUNCH_KEY}, which shows whether the work was launched: {type(error).__name__}"
+            f"cannot read the XCom {LAUNCH_KEY}, which shows whether the work was launched ({type(error).__name__}); "
+            "check that the API server of Airflow answers"
         ) from error
     found = getattr(reply, "value", None)
     # Airflow keeps the XCom of an earlier attempt when the task is cleared.

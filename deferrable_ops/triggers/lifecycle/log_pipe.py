@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _MAX_LINES: Final = 50_000
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _BATCH: Final = 4096
-"""At most this many bytes are sent at once, unless one line is longer. The parent process reads as many at once."""
+"""The largest number of bytes to send at once, unless one line is longer. The parent reads the same number."""
 _READ: Final = 65536
 _FLUSH_SECONDS: Final = 2.0
 
@@ -62,9 +62,9 @@ class LogPipe:
 
     :param descriptor: the file descriptor that is replaced by the pipe; it must be a stream socket.
     :param as_json: whether each line is a JSON log line of Airflow.
-    :param max_lines: the maximum number of log lines in memory; further lines are dropped. Each line costs time in the
-        parent process, and memory beyond its bytes.
-    :param max_bytes: the maximum number of bytes of all lines in memory together, and of one line.
+    :param max_lines: the maximum number of log lines in memory; further lines are dropped. The number is limited,
+        because each line costs time in the parent process, and needs more memory than its bytes.
+    :param max_bytes: the maximum number of bytes of all lines in memory together. One line may not be longer either.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class LogPipe:
         self._unsent = self._unsent[sent:]
 
     def _notice(self) -> bytes:
-        text = f"{self._dropped:,} lines dropped: the triggerer's parent process read the log too slowly"
+        text = f"{self._dropped:,} log lines were dropped, because the triggerer's parent process read too slowly"
         if not self._as_json:
             return text.encode() + b"\n"
         line = {
@@ -173,14 +173,14 @@ def _log_descriptor() -> int | str:
         return "[deferrable_ops] protect_log = False"
     comms: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
     if type(comms).__name__ != "TriggerCommsDecoder":
-        return "this process is not a triggerer's"
+        return "this process is not a triggerer"
     output = getattr(structlog.get_config()["logger_factory"], "io", None)
     try:
         descriptors = [output.fileno(), 1, 2]  # type: ignore[union-attr]
         if not all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in descriptors):
-            return "the triggerer's log is not a socket, as it is in the Airflow releases that were tested"
+            return "the triggerer's log is not a socket, but the tested Airflow releases use a socket"
     except (AttributeError, OSError, ValueError):
-        return "the triggerer's log has no descriptor, as it has in the Airflow releases that were tested"
+        return "the triggerer's log has no file descriptor, but in the tested Airflow releases it has one"
     return int(descriptors[0])
 
 

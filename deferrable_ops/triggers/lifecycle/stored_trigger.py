@@ -1,4 +1,4 @@
-"""Triggers that are stored encrypted in the inbox, so that any process can cancel their external work later."""
+"""Stores encrypted triggers in the inbox, so that any process can cancel their external work later."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def decrypt(encrypted: bytes) -> CancellableTrigger:
     trigger_class: Any = pkgutil.resolve_name(classpath)
     is_trigger = isinstance(trigger_class, type) and issubclass(trigger_class, BaseTrigger)
     if not is_trigger or getattr(trigger_class, "feature", None) not in _features:
-        raise InboxError(f"{classpath} is not a trigger of this library")
+        raise InboxError(
+            f"the stored class {classpath} is not a trigger of this library; check who can write to the inbox"
+        )
     trigger: CancellableTrigger = trigger_class(**kwargs)
     return trigger
 

@@ -1,5 +1,5 @@
 """Settles the waits whose task ended while no triggerer ran. Only the API servers of the Airflow deployment that owns
-the inbox do this.
+the inbox settle such waits.
 """
 
 from __future__ import annotations
@@ -52,14 +52,16 @@ class Sweeper:
             await asyncio.sleep(self._interval)
 
     async def sweep(self) -> None:
-        """Sweep once, unless the inbox belongs to another deployment of Airflow, or an API server swept less than one
-        interval ago.
+        """Settle the waits of ended tasks, and cancel the external work whose cancellation is due.
+
+        If an API server swept less than one interval ago, only cancel the work. If the inbox belongs to another
+        deployment of Airflow, do nothing.
         """
         await self._inbox.owner.adopt_if_unowned()
         problem = await self._inbox.owner.problem(cancel=True)
         if problem is not None:
             if problem != self._problem:
-                log.error("Waits are not looked after: %s", problem)
+                log.error("This API server does not end waits whose task has ended: %s", problem)
             self._problem = problem
             return
         self._problem = None
@@ -72,5 +74,7 @@ class Sweeper:
         for start in range(0, len(waiting), _WAITS_PER_PAGE):
             ended = await self._find_ended(waiting[start : start + _WAITS_PER_PAGE])
             for attempt in ended:
-                log.info("The task of wait %s has ended; its wait ends too", attempt.wait_id)
+                log.info(
+                    "The task of wait %s has ended in Airflow, so the wait is ended too", attempt.wait_id
+                )
             await self._inbox.waits.kill([attempt.wait_id for attempt in ended])

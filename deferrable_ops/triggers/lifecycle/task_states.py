@@ -10,7 +10,7 @@ from deferrable_ops.inbox import Attempt
 from deferrable_ops.supervisor_calls import Rank, send
 
 StatesSource = Callable[[str, list[str], list[str]], Awaitable[dict[str, dict[str, Any]]]]
-"""A function of a DAG id, run ids and task ids. It returns run id -> ``task_id`` or ``task_id_mapindex`` -> state."""
+"""A function of a DAG id, run ids and task ids. It returns the states by run id, then by ``task_id[_mapindex]``."""
 
 DEFERRED: Final = "deferred"
 UNDER_WAY: Final = frozenset({DEFERRED, "scheduled", "queued", "running", "restarting"})

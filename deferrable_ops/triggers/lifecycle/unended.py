@@ -15,7 +15,7 @@ from deferrable_ops.triggers.lifecycle.task_states import UNDER_WAY
 log = logging.getLogger(__name__)
 
 ANSWERED_FOR: Final = 60.0
-"""Seconds after which a task that has an outcome should have ended."""
+"""A task should have ended in Airflow this many seconds after the inbox has received its outcome."""
 
 _EVERY = 60.0
 
@@ -40,8 +40,8 @@ async def find_unended(
 
 
 async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _EVERY) -> None:
-    """Log once a minute, in one process, how many tasks have an outcome in the inbox and have not ended in Airflow.
-    Runs until cancelled.
+    """Log once a minute how many tasks have an outcome in the inbox, but have not ended in Airflow. Only one process at
+    a time logs this number. The function runs until it is cancelled.
 
     Nothing is logged while the inbox belongs to another deployment of Airflow, because `source` does not return the
     attempts of another deployment.
@@ -51,8 +51,9 @@ async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _E
         if is_turn and (found := await find_unended(inbox, source)):
             oldest = min(found, key=lambda wait: wait.settled_at or 0.0)
             log.warning(
-                "%d tasks were answered more than %d s ago and have not ended, first %s.%s of run %s (wait %s); check "
-                "that the triggerers run and are not overloaded, and see deferrable-ops waits --answered",
+                "%d tasks have had an outcome for more than %d s, but have not ended in Airflow. The oldest is %s.%s "
+                "of run %s (wait %s). Check that the triggerers run and are not overloaded. To list the tasks, run: "
+                "deferrable-ops waits --answered",
                 len(found),
                 ANSWERED_FOR,
                 oldest.attempt.dag_id,

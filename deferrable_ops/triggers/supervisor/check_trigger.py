@@ -97,7 +97,10 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                     backoff.succeeded()
                 pause = backoff.failed()
                 if backoff.failures == 1:
-                    self.log.warning("Lost contact with the machine; the programs keep running: %s", lost)
+                    self.log.warning(
+                        "Lost contact with the machine, and retrying; the programs keep running. The error: %s",
+                        lost,
+                    )
                 outages.failed(self.sources[0], str(lost), lasts=REPORT_LASTS)
             await asyncio.sleep(pause)
         return self.end(ended)

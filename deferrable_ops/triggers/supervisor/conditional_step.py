@@ -90,7 +90,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
                 return Skip(reason)
             case Failure(reason):
                 return Failure(
-                    f"the task {gate} could not decide whether to stop supervisord: {reason}; clear that task"
+                    f"the task {gate} could not decide whether to stop supervisord: {reason}; clear the task {gate}"
                 )
             case None:
                 # A user set the state of the gate.
@@ -115,7 +115,7 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
             or_(IS_WAITING, waits.c.created_at > ended_at),
             limit=1,
         )
-        return Skip(f"the run {claimed.run_id} uses this supervisord now") if using else None
+        return Skip(f"the DAG run {claimed.run_id} uses this supervisord now") if using else None
 
     async def _skip_unless_cleared(self, gate: str) -> Outcome | None:
         own = self.current.attempt
@@ -134,5 +134,5 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
             return None if own.try_number > 1 else Skip("no user has cleared this task")
         if last is None or decided.created_at >= last:
             return Skip("no user has cleared this task; clear it, and no other task, to kill supervisord")
-        self.log.warning("A user cleared this task: killing supervisord and its programs")
+        self.log.warning("A user cleared this task; killing supervisord and its programs")
         return None

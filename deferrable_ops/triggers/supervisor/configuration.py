@@ -105,8 +105,8 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def _shortest(kind: str, cfg: SupervisorAirflowConfiguration) -> str:
-    """Return as text only those fields of a configuration that the user set, if all other fields can be computed from
-    them; otherwise return all fields.
+    """Return a configuration as text. If all other fields can be computed from the fields that the user set, the text
+    contains only the fields that the user set. Otherwise, the text contains all fields.
 
     The text must be short, because the serialized DAG contains it once for each step, and each trigger has a copy of
     the serialized DAG. The default values depend on the fields that the user set and on the working directory. Because
@@ -137,7 +137,7 @@ def load_configuration(text: str) -> SupervisorAirflowConfiguration:
         data = json.loads(plain)
         return _KINDS[data["kind"]].model_validate(data["configuration"])
     except ValidationError as error:
-        raise InputError(f"configuration: {error}") from None
+        raise InputError(f"the supervisord's configuration is not valid: {error}") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
             "configuration is not a result of serialize_configuration(); use an operator, or give what "
@@ -235,8 +235,8 @@ def mask_secrets(text: str, cfg: SupervisorAirflowConfiguration) -> str:
     """Return the text with all secret values of the configuration replaced by ``***``.
 
     A secret value is replaced in four forms: unchanged; escaped as in supervisord's configuration file; as Python's
-    repr of one of these two forms; and without its beginning, if the text was truncated there. If the text is a parse
-    error of supervisord, the parts that quote the configuration file are also removed.
+    repr of one of the first two forms; and without its beginning, if the text was truncated there. If the text is a
+    parse error of supervisord, the parts that quote the configuration file are also removed.
     """
     text = _QUOTED_LAST.sub("***", _QUOTED.sub(r"\1", text))
     values = [value for value in _secrets_of(cfg) if len(value) >= _SHORTEST_MASKED]

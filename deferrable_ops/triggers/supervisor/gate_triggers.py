@@ -76,10 +76,10 @@ class SupervisorTeardownTrigger(_GateTrigger):
         The other tasks have already ended, because they are upstream of this trigger's task.
         """
         if not self.stop_on_exit:
-            return Skip("stop_on_exit=False: supervisord and its programs keep running")
+            return Skip("supervisord and its programs keep running, because stop_on_exit=False")
         states = await states_of_tasks(self.current.attempt, [self.first_task_id, *self.retriggers])
         if await self._is_retriggered(states):
-            return Skip("the DAG was started again: its next run takes over the running supervisord")
+            return Skip("the DAG was started again, and its next run takes over the running supervisord")
         started = states is None or states[self.first_task_id] not in _NOT_RUN_STATES
         if not started and not run_facts_of(self).retriggers(self.check_task_id):
             return Skip("this run did not use supervisord")
@@ -142,9 +142,10 @@ class SupervisorAlarmTrigger(_GateTrigger):
 
 
 class SupervisorSwitchTrigger(_GateTrigger):
-    """Always skips its task, so that the task downstream of it runs only after a user has cleared that downstream task.
+    """Always skips its task. Therefore the downstream task runs only after a user has cleared that downstream task.
 
-    :param clears: the id of the downstream task, for the message that shows which task a user must clear.
+    :param clears: the id of the downstream task. The skip message shows this id, so that a user knows which task to
+        clear.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger"

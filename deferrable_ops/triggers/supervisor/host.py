@@ -43,7 +43,7 @@ class Fault(IntEnum):
 
 
 class StepFailed(DeferrableOpsError):
-    """A step of a Supervisor failed, for a reason that a retry within the trigger cannot remove.
+    """A step of a Supervisor failed. The trigger does not retry the step, but Airflow may retry the task.
 
     :param retryable: whether Airflow may retry the task; False if the retry would fail for the same reason.
     """
@@ -90,8 +90,8 @@ class StepTimings:
     :param poll_interval: time between two requests for the states of processes, while programs start or stop.
     :param search_interval: time between two searches for processes on the host.
     :param answer_timeout: the longest time from the start of supervisord to its first response.
-    :param shutdown_timeout: the longest time from the request to end until a supervisord without running programs has
-        ended.
+    :param shutdown_timeout: the longest time that a supervisord without running programs needs to end after it received
+        the request to end.
     :param kill_timeout: the longest time, after the ``stopwaitsecs`` of a process, that supervisord needs to kill this
         process and to notice its end.
     """

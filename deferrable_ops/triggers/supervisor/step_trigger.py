@@ -40,7 +40,7 @@ _PROGRAM_STEPS: Final = frozenset({"start-programs", "restart-programs"})
 
 
 class SupervisorStepTrigger(TaskTrigger):
-    """Runs one step of a Supervisor. A step may be run again after it was interrupted, and two triggerers may run it at
+    """Runs one step of a Supervisor. An interrupted step can be run again, and two triggerers can run the same step at
     the same time.
 
     :param step: the name of the step, one of :data:`deferrable_ops.triggers.supervisor.configuration.STEPS`.
@@ -109,7 +109,7 @@ class SupervisorStepTrigger(TaskTrigger):
 
     async def expired(self) -> Outcome:
         """Return a Failure with the reason why the step did not end before its timeout."""
-        reason = self._problem or "it was still running"
+        reason = self._problem or "the step was still running"
         return Failure(f"{self.step} did not end within {self.timeout:g} s: {reason}")
 
     async def _run_step(self) -> Outcome:
@@ -147,9 +147,7 @@ class SupervisorStepTrigger(TaskTrigger):
         """
         record = await self.lost_launch() if self.step in _PROGRAM_STEPS else None
         if record is not None:
-            self.log.error(
-                "The %s; programs that an earlier run of this step has started are not started again", LOST
-            )
+            self.log.error("The %s; this step continues, and does not start a program a second time", LOST)
             await self.inbox.waits.save_progress(self.current.id, record["details"])
 
     def _must_restart(self) -> bool:

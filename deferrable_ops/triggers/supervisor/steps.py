@@ -18,7 +18,7 @@ from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import Identity
 
 StepResult = dict[str, Any]
-"""What a step found and did. It becomes the XCom of the task."""
+"""The result of a step, which describes what the step found and did. The task pushes this dict as its XCom."""
 
 
 class StepRunner:
@@ -26,7 +26,8 @@ class StepRunner:
 
     :param wait: the row of this attempt in the inbox table ``waits``.
     :param restart: whether the step ``start-programs`` restarts programs that are already running.
-    :param record_launch: is called with the progress of a step that starts programs, before it starts the first one.
+    :param record_launch: an async function that is called before a step starts the first program. Its argument is the
+        progress of the step.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class StepRunner:
         )
         if started and not is_remote(host.cfg) and (reason := await lifetime_warning(host)) is not None:
             host.log.warning(
-                "supervisord will end when the triggerer restarts, and then a new run of this DAG will start it: %s",
+                "supervisord will end when the triggerer restarts, and a new run of this DAG will then start "
+                "supervisord again. The cause: %s",
                 reason,
             )
         drift = await update_groups(host)
@@ -110,7 +112,9 @@ class StepRunner:
         and all programs.
         """
         if await self._is_gone():
-            self._host.log.info("supervisord does not run; the next DAG run starts it and its programs")
+            self._host.log.info(
+                "supervisord does not run, so there is nothing to restart; the next DAG run starts the programs"
+            )
             return {"programs": {}}
         self._restart = True
         return await self.start_programs()
@@ -175,28 +179,29 @@ class StepRunner:
             # Another triggerer has claimed the supervisord before this triggerer did.
             await self._check_host(identity)
             self._host.log.warning(
-                "The SSH connection led to the machine %s before and leads to the machine %s now; check the host of "
-                "the connection if you did not change the connection",
+                "The SSH connection led to the machine %s before and leads to the machine %s now; if you did not "
+                "change the connection, check its host",
                 before.host,
                 identity.host,
             )
         if before.dag_id != attempt.dag_id:
             self._host.log.warning(
-                "The DAG %s uses this supervisord too, and each DAG stops the programs of the other; give one of them "
+                "The DAG %s uses this supervisord too, and each DAG stops the programs of the other DAG; give one DAG "
                 "another working_dir",
                 before.dag_id,
             )
         if before.boot_id != identity.boot_id:
             self._host.log.info(
-                "The machine %s was rebooted after the last step, which also ended supervisord", identity.host
+                "The machine %s was rebooted after the last step, and the reboot ended supervisord",
+                identity.host,
             )
 
     def _warn_of_other_daemon(self, other: str) -> None:
         if other != daemon_name(self._host.cfg):
             self._host.log.warning(
                 "The supervisord %s of this DAG may still run on this machine. If this DAG has a second "
-                "Supervisor, ignore this; if its working_dir was changed, stop that supervisord and run "
-                "`deferrable-ops supervisord forget %s`",
+                "Supervisor, ignore this warning. If the Supervisor's working_dir was changed, stop that supervisord "
+                "and run `deferrable-ops supervisord forget %s`",
                 other,
                 other,
             )
@@ -214,8 +219,8 @@ class StepRunner:
 async def wrong_host_reason(
     inbox: Inbox, cfg: SupervisorAirflowConfiguration, identity: Identity
 ) -> str | None:
-    """If the supervisord runs on the host of another triggerer, return a text about this, because this triggerer
-    cannot manage it. Otherwise return None.
+    """If the supervisord runs on the host of another triggerer, return the reason why this triggerer cannot manage the
+    supervisord. Otherwise return None.
 
     :param identity: the identity of the host on which this triggerer runs.
     """

@@ -60,7 +60,7 @@ class LaunchRequest:
     ) -> HttpResponse:
         """Send the request, with retries, until the service accepts it, and return the response.
 
-        After connection errors and the HTTP statuses 429 and 5xx, the request is retried with backoff.
+        After connection errors and the HTTP statuses 429 and 5xx, the request is retried after growing pauses.
 
         :param check: a function that is awaited immediately before each request. If the function raises an exception,
             the request is not sent.
@@ -112,7 +112,7 @@ class LaunchRequest:
 
         The HTTP statuses 404, 409 and 410 count as success, because they mean that the work has already ended.
 
-        :raises LaunchFailed: if the service responded with another error.
+        :raises LaunchFailed: if the service responded with any other status of 300 or above.
         """
         response = await send(self._request)
         if response.status >= 300 and response.status not in (404, 409, 410):
@@ -120,7 +120,9 @@ class LaunchRequest:
 
     def _describe(self, response: HttpResponse) -> str:
         text = self.redact(response.text.strip())[:_MAX_SHOWN_CHARACTERS]
-        return f"{self.redacted_url} answered {response.status}" + (f": {text}" if text else "")
+        return f"{self.redacted_url} answered with HTTP status {response.status}" + (
+            f": {text}" if text else ""
+        )
 
 
 def _credentials(request: HttpRequest) -> list[str]:

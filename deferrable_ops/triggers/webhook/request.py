@@ -119,9 +119,11 @@ def validate_expression(name: str, expression: Any) -> None:
 def _validate_request(arguments: Mapping[str, Any], prefix: str) -> None:
     method = arguments.get("method", "POST")
     if not is_known_later(method) and method not in _METHODS:
-        raise InputError(f"{prefix}method={method!r} is not one of {', '.join(sorted(_METHODS))}")
+        raise InputError(
+            f"{prefix}method={method!r} is not supported; use one of {', '.join(sorted(_METHODS))}"
+        )
     if arguments.get("json") is not None and arguments.get("data") is not None:
-        raise InputError(f"{prefix}json= and {prefix}data= exclude each other; a request has one body")
+        raise InputError(f"{prefix}json= and {prefix}data= exclude each other; give only one of them")
     headers, data = arguments.get("headers"), arguments.get("data")
     if headers is not None and not is_known_later(headers) and not _is_text_mapping(headers):
         raise InputError(
@@ -149,7 +151,9 @@ def _validate_cancel_request(cancel: Any) -> None:
     if unknown:
         raise InputError(f"cancel_request= has the unknown key {unknown[0]!r}; use {', '.join(_CANCEL_KEYS)}")
     if cancel.get("url") is None and cancel.get("http_conn_id") is None:
-        raise InputError("cancel_request= needs a url, or an http_conn_id and a path")
+        raise InputError(
+            "cancel_request= has neither 'url' nor 'http_conn_id'; add 'url', or add 'http_conn_id' and 'path'"
+        )
     _validate_request(cancel, "cancel_request.")
 
 
@@ -205,7 +209,9 @@ def _mentions(value: Any, placeholders: tuple[str, ...]) -> bool:
 async def _connection(conn_id: str) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
     connection, extra = await read_connection(conn_id)
     if not connection.host:
-        raise InputError(f"the connection http_conn_id={conn_id!r} has no host; add it")
+        raise InputError(
+            f"the connection http_conn_id={conn_id!r} has no host; add the host to the connection"
+        )
     host = connection.host.rstrip("/")
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"

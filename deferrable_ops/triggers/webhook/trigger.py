@@ -37,9 +37,9 @@ _progress_slot = asyncio.Semaphore(1)
 
 
 class WebhookTrigger(TaskTrigger):
-    """Sends the request that launches external work, if the task has such a request, and waits for the callback.
+    """Waits for the callback of external work. If the task has a request to launch the work, sends the request first.
 
-    This trigger has the arguments of :class:`deferrable_ops.operators.webhook.WebhookOperator`, with all durations in
+    This trigger has the arguments of :class:`deferrable_ops.operators.webhook.WebhookOperator`. All durations are in
     seconds.
 
     :param registered: whether a worker registered the wait and launched the work before it deferred the task.
@@ -115,7 +115,7 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The name of the service that receives the launching request; empty if the task sends no such request."""
+        """The name of the service that receives the request to launch; empty if the task sends no such request."""
         return (http_source(self.http_conn_id, self.url),) if self.launches else ()
 
     @property
@@ -159,7 +159,8 @@ class WebhookTrigger(TaskTrigger):
         endpoint = require_endpoint_url()
         if urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1"):
             self.log.warning(
-                "The callback URL starts with %s, which only this machine can reach; set [deferrable_ops] endpoint_url",
+                "The callback URL starts with %s, which only this machine can reach; set [deferrable_ops] endpoint_url "
+                "to a URL that the external service can reach",
                 endpoint,
             )
         if self.registered and self.current.is_new:
@@ -179,7 +180,7 @@ class WebhookTrigger(TaskTrigger):
         await request.send_once()
 
     async def on_wait_updated(self) -> None:
-        """Push the progress that callbacks report as an XCom, at most once every 10 s."""
+        """Push the progress from the callbacks to an XCom, at most once every 10 s."""
         if self.current.progress is None or time.monotonic() - self._progress_pushed_at < _PROGRESS_INTERVAL:
             return
         if self.current.state is not WaitState.WAITING or _progress_slot.locked():
@@ -189,10 +190,12 @@ class WebhookTrigger(TaskTrigger):
             try:
                 await self.push_xcom(PROGRESS_KEY, self.current.progress)
             except Exception as error:
-                self.log.warning("Could not push the progress as an XCom: %s", type(error).__name__)
+                self.log.warning(
+                    "Could not push the progress as an XCom: %s; the wait continues", type(error).__name__
+                )
 
     async def expired(self) -> Outcome:
-        """Return a failure; its reason names the loss of the inbox if the work was not launched again because of it."""
+        """Return a failure. Its reason mentions the lost inbox, if the work was not launched again after the loss."""
         outcome = await super().expired()
         if not (self.current.launch_answer or {}).get("lost") or not isinstance(outcome, Failure):
             return outcome
@@ -202,13 +205,19 @@ class WebhookTrigger(TaskTrigger):
         )
 
     async def _may_launch(self) -> bool:
-        """Return False if an earlier run has launched the work, and the inbox has lost the launch."""
+        """Return whether the work may be launched.
+
+        Return False if an earlier run has launched the work and the inbox has lost the launch, unless
+        ``relaunch_when_lost=True``.
+        """
         if await self.lost_launch() is None:
             return True
         if self.relaunch_when_lost:
             self.log.warning(_LOST.format("The work is launched again, because relaunch_when_lost=True"))
             return True
-        self.log.error(_LOST.format("An earlier run has launched the work; it is not launched again"))
+        self.log.error(
+            _LOST.format("An earlier run has launched the work, so the work is not launched again")
+        )
         await self.launch_once(_launched_before)
         return False
 
@@ -244,5 +253,5 @@ class WebhookTrigger(TaskTrigger):
 
 
 async def _launched_before(_claim: Claim) -> dict[str, Any]:
-    """Return what the inbox stores as the response to a launch that it has lost."""
+    """Return the value that the inbox stores as the response, if the inbox has lost the launch."""
     return {"lost": True}

@@ -1,6 +1,6 @@
 """Reads an Airflow connection of the type Amazon Web Services, with the settings that the amazon provider documents.
 
-The amazon provider does not have to be installed for this.
+The amazon provider does not have to be installed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SECURITY_PREFIXES: Final = (
 )
 _ALTERNATIVES: Final = {
     "assume_role_with_saml": "SAML is not supported; use a profile with credential_process",
-    "assume_role_with_web_identity_federation_audience": "only token files are supported",
+    "assume_role_with_web_identity_federation_audience": "remove it; only token files are supported",
     "aws_iam_role": "use role_arn",
     "external_id": 'use assume_role_kwargs: {"ExternalId": ...}',
     "host": "use endpoint_url",

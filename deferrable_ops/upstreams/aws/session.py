@@ -127,7 +127,8 @@ def _session(settings: AwsSettings) -> Any:
 
 
 def _client_factory(session: Any) -> Callable[..., Any]:
-    """Return the function that creates a client: aioboto3's where aioboto3 is installed, otherwise aiobotocore's.
+    """Return the function that creates a client. If aioboto3 is installed, aioboto3 provides the function. Otherwise,
+    aiobotocore provides it.
 
     aioboto3 requires one exact version of aiobotocore, whose botocore is too old for the amazon provider. So only one
     of aioboto3 and the provider can be installed. The functions of aioboto3 and of aiobotocore have the same arguments
@@ -234,7 +235,8 @@ def _token(settings: AwsSettings, token_file: str) -> str:
         return Path(path).read_text() if path else _raise_no_token(settings)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot read the web identity token file of {settings.identity}: {error}"
+            f"cannot read the web identity token file of {settings.identity}; check the path and the permissions of "
+            f"the file: {error}"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Calls Dataflow's API over one gRPC channel.
 
-Each API call has a timeout. Only the further pages of a list are retried. Errors are converted into exceptions of this
-library.
+Each API call has a timeout. Only requests for the second and later pages of a list are retried. Errors are converted
+into exceptions of this library.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Api:
         return launch
 
     async def list_jobs(self, *, name: str | None = None, finished: bool = False) -> list[Any]:
-        """Return the active jobs, or, if `name` is given, all jobs with this name.
+        """Return the active jobs. If `name` is given, return all jobs with this name instead.
 
         :param finished: if True, return all jobs of the region.
 
@@ -232,8 +232,8 @@ class Api:
 async def _pages(method: Any, request: Any, call: ApiCall) -> AsyncIterator[Any]:
     """Yield the pages of a list, as protobuf messages.
 
-    If Dataflow is unavailable when a further page is requested, the page is requested again, so that one failed page of
-    many does not discard the list.
+    If Dataflow is unavailable when a further page is requested, the page is requested again. Otherwise, one failed page
+    of many would discard the list.
     """
     backoff = Backoff()
     while True:
@@ -284,10 +284,14 @@ def _emulator_channel(host: str) -> grpc.aio.Channel:
 
 
 async def _project_with_emulator(target: DataflowTarget) -> str:
-    """Return the project. Log a warning for a region and a connection that only an emulator accepts."""
+    """Return the project. Log a warning if only an emulator accepts the region or the connection."""
     extra = None
     if not _REGION.fullmatch(target.region):
-        log.warning("region=%r is not a region of Google Cloud, such as us-central1", target.region)
+        log.warning(
+            "region=%r is not a region of Google Cloud, so only the emulator accepts it. A region of Google Cloud is, "
+            "for example, us-central1",
+            target.region,
+        )
     if target.gcp_conn_id is not None:
         try:
             _, extra = await read_connection(target.gcp_conn_id)
@@ -328,7 +332,7 @@ def _deadline_check() -> Any:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise DataflowUnavailable(
-                        "the launch request was not sent, because this process's claim on the launch had expired"
+                        "the launch request was not sent, because this process may no longer launch the job"
                     )
                 details = details._replace(timeout=min(details.timeout, left))
             return await send(details, request)

@@ -39,17 +39,17 @@ class _NoProvider(ConfigurationError):
 
 
 class LoadedCredentials(NamedTuple):
-    """Google credentials, and the project that belongs to them; None if they name no project."""
+    """Google credentials, and their project. The project is None if the credentials contain no project."""
 
     credentials: Credentials
     project_id: str | None
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
-    """Return the Google credentials and their project, after fetching a first token with the credentials.
+    """Return the Google credentials and their project. The function also fetches a first token with the credentials.
 
-    The first token is needed because an API call over gRPC raises the same error for revoked credentials as for a
-    network failure.
+    Without this first token, revoked credentials and a network failure would cause the same error in an API call over
+    gRPC.
 
     :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If `gcp_conn_id` is None, the
         connection ``google_cloud_default`` is used. Without this connection or without the google provider, the
@@ -116,7 +116,7 @@ def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ..
         raise
     except (AirflowException, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"could not get credentials from the connection {gcp_conn_id!r}: {error}"
+            f"could not get credentials from the connection {gcp_conn_id!r}; correct its settings: {error}"
         ) from error
     except Exception as error:
         # Airflow did not return the connection.

@@ -1,6 +1,6 @@
 """Converts errors of Dataflow's API into exceptions of this library.
 
-The exceptions' messages say how to correct the error.
+The message of each exception shows how to correct the error.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _fix(status: str, call: ApiCall) -> str:
             f"(roles/dataflow.developer has it){workers}"
         )
     if status == "UNAUTHENTICATED":
-        return f". Check the credentials: {call.caller}"
+        return f". Check the credentials of {call.caller}"
     if status == "NOT_FOUND":
         return ". Check the project, the region and the name"
     return ""

@@ -59,7 +59,9 @@ class JobWatch:
         :raises RuntimeError: if the last update was returned by an earlier call.
         """
         if self.is_over and not self._arrived.is_set():
-            raise RuntimeError(f"the job {self.job_id} has finished; it has no further updates")
+            raise RuntimeError(
+                f"the job {self.job_id} has finished; it has no further updates, so do not call next() again"
+            )
         await self._arrived.wait()
         self._arrived.clear()
         new, self._new = self._new, None
@@ -91,7 +93,7 @@ class JobWatch:
         self._arrived.set()
 
     def report(self, error: DataflowRefused | DataflowUnavailable, now: float) -> None:
-        """Add the error of a read of the job. The watch continues.
+        """Add an error that occurred when the job was read. The watch continues.
 
         :param now: the time by a monotonic clock, in seconds.
         """

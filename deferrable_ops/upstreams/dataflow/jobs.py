@@ -38,7 +38,7 @@ _LATE_SECONDS = 10
 _IDS_KEPT = 200
 
 MAX_MESSAGES: Final = 200
-"""How many messages of a job one read returns: the newest ones. The other messages are counted."""
+"""One read returns at most this number of messages of a job: the newest messages. The others are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class MessageCursor:
     """A position in the messages of a Dataflow job. All messages before this position have been read.
 
     :param time: the time from which the next call reads messages, as an RFC 3339 string.
-    :param ids: the hashes of the messages that have ``time`` or a later time, but have already been read.
+    :param ids: the hashes of the messages that have already been read and are not older than ``time``.
     """
 
     time: str
@@ -223,7 +223,7 @@ class MessagesWanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadProblem:
-    """The reason why the state of a watched job cannot be read now.
+    """The error that now prevents reading the state of a watched job.
 
     :param seconds: for how many seconds each read of the job has failed with the same gRPC status.
     :param reads: how many reads have failed with this status.

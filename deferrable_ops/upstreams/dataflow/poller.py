@@ -172,7 +172,7 @@ class Poller:
         """Report that the jobs could not be listed. If a further list would probably fail too, read each job."""
         self._failed_lists += 1
         level = logging.WARNING if self._failed_lists == 1 else logging.INFO
-        log.log(level, "%s; retrying, %d jobs are watched", error, len(self._watches))
+        log.log(level, "%s; retrying. %d jobs are watched", error, len(self._watches))
         lasts = max(self._interval(), _LONGEST_PAUSE) + _OUTAGE_SECONDS
         outages.failed(self._target.source, str(error), lasts=lasts)
         read_each = isinstance(error, DataflowRefused) or self._failed_lists >= _FAILED_LISTS
@@ -251,7 +251,7 @@ class Poller:
             if watch.message_attempts < _MAX_MESSAGE_ATTEMPTS:
                 raise
             log.warning(
-                "Could not read the last messages of the job %s, continuing without them: %s",
+                "Could not read the last messages of the job %s; continuing without these messages: %s",
                 watch.job_id,
                 error,
             )
@@ -283,7 +283,7 @@ class Poller:
             found = await self._api.list_messages(watch.job_id, watch.least, cursor.time or None)
         except DataflowRefused as refused:
             self._messages_refused = refused.code in _NOT_PERMITTED
-            log.warning("Cannot read job messages, continuing without them: %s", refused)
+            log.warning("Cannot read job messages; continuing without job messages: %s", refused)
             return _NO_MESSAGES
         new = cursor.unread(found)
         if new.messages:
@@ -309,7 +309,10 @@ class Poller:
         # The failed calls are repeated in the next interval.
         if errors:
             log.warning(
-                "%d of %d calls to Dataflow failed; the first error: %s", len(errors), len(results), errors[0]
+                "%d of %d calls to Dataflow failed and will be repeated; the first error: %s",
+                len(errors),
+                len(results),
+                errors[0],
             )
 
     def _count_failure(self) -> None:

@@ -1,4 +1,4 @@
-"""An aiokafka client with exponential backoff. Without this backoff, aiokafka retries 1,700 times a second."""
+"""An aiokafka client with exponential backoff. Without this backoff, aiokafka would retry 1,700 times a second."""
 
 from __future__ import annotations
 

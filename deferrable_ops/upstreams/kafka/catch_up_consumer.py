@@ -1,5 +1,5 @@
-"""The catch-up consumer reads older records: from the start offset of each subscription to the offset of the live
-consumer.
+"""The catch-up consumer reads older records. It begins at the start offset of each subscription, and ends where the
+consumer of new records (the live consumer) reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _LINGER_SECONDS = 5.0
 
 
 class CatchUpConsumer:
-    """Reads older records while at least one subscription has not yet reached the offset of the live consumer."""
+    """Reads older records while at least one subscription has not yet reached the offset of the consumer of new records
+    (the live consumer).
+    """
 
     def __init__(self, cluster: Cluster, subscriptions: Subscriptions) -> None:
         self._cluster = cluster
@@ -36,12 +38,12 @@ class CatchUpConsumer:
         self._switched_at: dict[TopicPartition, float] = {}
 
     def is_needed(self) -> bool:
-        """Return whether at least one subscription has not yet reached the offset of the live consumer."""
+        """Return whether at least one subscription has not yet reached the offset of the consumer of new records."""
         topics = self._subscriptions.topics.values()
         return any(partition.behind for topic in topics for partition in topic.partitions.values())
 
     async def read(self) -> None:
-        """Read until every subscription has reached the offset of the live consumer.
+        """Read until every subscription has reached the offset of the consumer of new records.
 
         Then wait 5 s for new subscriptions, and close the consumer if there are none.
 

@@ -1,4 +1,4 @@
-"""Opens aiokafka consumers, which back off after failures, and which report the reason if a cluster refuses them.
+"""Opens aiokafka consumers. They wait longer after each failure, and report the reason if a cluster refuses them.
 
 In the package ``kafka``, only this module, ``backoff_client`` and ``transactional_producer`` use private attributes of
 aiokafka.

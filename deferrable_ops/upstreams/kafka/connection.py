@@ -1,7 +1,7 @@
-"""Reads Airflow's Kafka connection.
+"""Reads an Airflow connection of the type Kafka.
 
-Reads an Airflow connection of the type Kafka, whose field ``extra`` contains settings of librdkafka. The module
-converts these settings to arguments of aiokafka.
+The field ``extra`` of the connection contains settings of librdkafka. This module converts these settings to arguments
+of aiokafka.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ def _oauth(conn_id: str, extra: Mapping[str, Any]) -> OAuthSettings:
     values = [_text(extra, name) for name in names]
     if str(extra.get("sasl.oauthbearer.method", "")).lower() != "oidc" or not all(values):
         raise ConfigurationError(
-            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER; set sasl.oauthbearer.method=oidc, and also "
-            f"set {', '.join(names)}"
+            f"the connection {conn_id!r} has sasl.mechanism OAUTHBEARER without all its settings; set "
+            f"sasl.oauthbearer.method=oidc, and also set {', '.join(names)}"
         )
     endpoint, client_id, client_secret = map(str, values)
     return OAuthSettings(endpoint, client_id, client_secret, _text(extra, "sasl.oauthbearer.scope"))

@@ -1,5 +1,5 @@
-"""The Kafka consumers that all waiting tasks in a process share. Each cluster has one live consumer, and at most one
-catch-up consumer.
+"""The Kafka consumers that all waiting tasks in a process share. Each cluster has one consumer of new records (the
+live consumer), and at most one consumer of older records (the catch-up consumer).
 
 The consumers belong to no consumer group and commit no offsets to Kafka. The inbox stores the offsets from which each
 subscription continues, in the same transaction as the matched events.
@@ -101,7 +101,7 @@ class KafkaConsumers:
         """Return a subscription of one waiting task to a topic. The subscription is active inside its ``with`` block.
 
         The matching records of a partition are stored in the order of their offsets. A record is passed to `store` a
-        second time only after a restart of the triggerer, or after the topic was deleted and created again.
+        second time only in two cases: the triggerer was restarted, or the topic was deleted and created again.
 
         :param key: the key under which :attr:`Batch.resume_offsets` contains the offsets of this subscription.
         :param events: event specifications for one topic, with their templates already rendered. A record matches if it

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 class PartitionDiscovery:
-    """Runs one asyncio task for each topic. So if a partition has no leader, only the subscriptions to this topic are
-    delayed.
+    """Runs one asyncio task for each topic. So a partition without a leader delays only the subscriptions to its own
+    topic.
     """
 
     def __init__(self, cluster: Cluster, consumer: AIOKafkaConsumer, subscriptions: Subscriptions) -> None:
@@ -126,7 +126,9 @@ class PartitionDiscovery:
         bounds = await bounds_of(self._consumer, _topic_partitions(name, new))
         for number in new - set(topic.partitions):
             topic.partitions[number] = Partition(number, bounds[number].beginning)
-        log.info("The topic %s has %d new partitions", name, len(new))
+        log.info(
+            "The topic %s has %d new partitions, which are read from their first records", name, len(new)
+        )
         self._subscriptions.changed()
 
 
@@ -165,7 +167,7 @@ def _start(subscription: Subscription, number: int, bounds: Bounds) -> int:
         wanted = subscription.offsets.get(number, bounds.beginning)
         if bounds.beginning <= wanted <= bounds.end:
             return wanted
-        subscription.warn(lost_records_warning(tp, wanted, bounds.beginning, "the moment since="))
+        subscription.warn(lost_records_warning(tp, wanted, bounds.beginning, "the time since="))
         if wanted < bounds.beginning:
             return bounds.beginning
     return first_offset(subscription.since, bounds)
@@ -179,8 +181,8 @@ def lost_records_warning(partition: str, offset: int, beginning: int, resumed_fr
             "records longer (retention.ms, retention.bytes)"
         )
     return (
-        f"{partition} no longer has offset {offset}: the topic was recreated or lost its newest records; reading "
-        f"continues from {resumed_from}"
+        f"{partition} no longer has offset {offset}, because the topic was recreated or lost its newest records; "
+        f"reading continues from {resumed_from}"
     )
 
 
@@ -196,5 +198,5 @@ def _warn_of_deleted(subscription: Subscription, bounds: Mapping[int, Bounds], n
         others = f" and of {len(suspected) - 1} other partitions" if len(suspected) > 1 else ""
         subscription.warn(
             f"records of {subscription.event.topic}/{first}{others} that are newer than since= may be deleted already: "
-            f"the log begins at offset {bounds[first].beginning}; keep records longer (retention.ms, retention.bytes)"
+            f"the first offset is now {bounds[first].beginning}; keep records longer (retention.ms, retention.bytes)"
         )

@@ -1,9 +1,9 @@
 """Keeps the offset up to which each subscription to a topic has read.
 
-In each partition, each subscription starts at its own offset. If the live consumer has already read past this offset,
-the catch-up consumer reads the older records. When the catch-up consumer reaches the offset of the live consumer, the
-subscription continues with the live consumer. In this way, a subscription gets each record once, and in the order of
-the offsets of a partition.
+In each partition, each subscription starts at its own offset. The live consumer reads the new records. If the live
+consumer has already read past the start offset of a subscription, the catch-up consumer reads the older records. When
+the catch-up consumer reaches the offset of the live consumer, the subscription continues with the live consumer. In
+this way, a subscription gets each record once, and in the order of the offsets of a partition.
 
 This module does not use a Kafka client, a clock or a thread.
 """
@@ -78,8 +78,8 @@ def first_offset(since: float, bounds: Bounds) -> int:
 def may_be_deleted(since: float, bounds: Bounds, now: float) -> bool:
     """Return whether Kafka may have deleted records that are newer than `since`.
 
-    This may have happened if Kafka has deleted records at the beginning of the partition, and the first record that
-    still exists is newer than `since`.
+    The result is True if Kafka has deleted records at the beginning of the partition, and the first record that still
+    exists is newer than `since`. If no record exists any more, the result is True if `since` is more than an hour ago.
     """
     if bounds.beginning == 0:
         return False
@@ -95,7 +95,7 @@ class CatchUpGroup(Generic[R]):
     """A group of subscriptions that have the same next offset, so that the catch-up consumer reads for all of them at
     the same time.
 
-    Groups save time, because usually many subscriptions have one of only a few offsets.
+    Groups save time, because usually many subscriptions have the same next offset.
 
     :ivar is_open: whether a new subscription with this offset may be added to the group. `is_open` is False after the
         catch-up consumer has begun to read at this offset.
@@ -112,7 +112,7 @@ class CatchUpGroup(Generic[R]):
 class Partition(Generic[R]):
     """A Kafka partition, with the offsets up to which the consumers and subscriptions have read it.
 
-    :ivar live: the next offset that the live consumer reads.
+    :ivar live: the next offset that the live consumer (the consumer of new records) reads.
     :ivar stored: an offset. All matching records before this offset that the live consumer has read are stored.
     :ivar behind: the catch-up group of each subscription that has not yet reached the offset of the live consumer. A
         subscription that reads from the live consumer is not in this dict.
@@ -135,7 +135,7 @@ class Partition(Generic[R]):
         self._is_at_lowest = True
 
     def move_live(self, offset: int) -> None:
-        """Set the next offset that the live consumer reads."""
+        """Set the next offset that the live consumer (the consumer of new records) reads."""
         self.live = self.stored = offset
 
     def add(self, subscription: R, offset: int) -> None:
@@ -164,7 +164,7 @@ class Partition(Generic[R]):
             self.behind = {}
 
     def is_live(self, subscription: R, offset: int) -> bool:
-        """Return whether a subscription needs the record at `offset` from the live consumer."""
+        """Return whether a subscription needs the record at `offset` from the consumer of new records."""
         return subscription not in self.behind and offset >= self.skip_until.get(subscription, 0)
 
     def close_groups(self, begin: int, end: int) -> list[CatchUpGroup[R]]:
@@ -187,8 +187,8 @@ class Partition(Generic[R]):
     def advance(self, covered: Sequence[CatchUpGroup[R]], end: int) -> bool:
         """Set the next offset of groups to `end`, after their matching records before `end` were stored.
 
-        If `end` has reached the offset of the live consumer, the subscriptions of these groups continue with the live
-        consumer, and the method returns True.
+        Return whether `end` has reached the offset of the live consumer. If so, the subscriptions of these groups
+        continue with the live consumer.
         """
         groups = [group for group in covered if group.subscriptions]
         if not groups:
@@ -208,13 +208,13 @@ class Partition(Generic[R]):
         return False
 
     def choose_next_start(self, may_switch: bool) -> int | None:
-        """Return the next offset that the catch-up consumer must read; None if all subscriptions have reached the live
-        consumer.
+        """Return the next offset that the catch-up consumer must read. Return None if all subscriptions have reached
+        the offset of the live consumer (the consumer of new records).
 
         If `may_switch` is False, the catch-up consumer continues at its current offset while a group needs this offset.
         If `may_switch` is True, the catch-up consumer alternates between the lowest and the highest offset of the
-        groups. In this way, a task that needs the records of a month and a task that needs the records of an hour do
-        not delay each other.
+        groups. So a task that needs the records of an hour does not wait for a task that needs the records of a
+        month.
 
         :param may_switch: whether the catch-up consumer may switch to another offset.
         """
@@ -272,7 +272,7 @@ class Topic(Generic[R]):
             partition.remove(subscription)
 
     def has_live(self, partition: Partition[R]) -> bool:
-        """Return whether at least one subscription of this topic reads this partition from the live consumer."""
+        """Return whether at least one subscription of this topic needs the new records of this partition."""
         return len(partition.behind) < len(self.subscriptions)
 
     def subscribers_of(self, event: Event) -> set[R]:

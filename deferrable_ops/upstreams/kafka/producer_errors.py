@@ -11,7 +11,7 @@ from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 
 TRANSACTIONAL_PREFIX: Final = "deferrable-ops-"
-"""The prefix of all transactional ids. A prefixed ACL can grant access to all of them."""
+"""The prefix of all transactional ids. One ACL for this prefix can grant access to all these ids."""
 
 NO_COORDINATOR: Final = (
     "no transaction coordinator answered; if the cluster has fewer brokers than its "
@@ -47,7 +47,8 @@ def translate_error(
     cluster, who = f"the cluster of the connection {settings.conn_id!r}", settings.username or "this client"
     if name in _FENCED:
         return ProducerFenced(
-            f"the transaction was aborted ({name}): another attempt has taken over, or the transaction timed out"
+            f"Kafka aborted the transaction ({name}), because another attempt of the task has taken over, or the "
+            "transaction timed out"
         )
     if name == "TopicAuthorizationFailedError":
         return topic_write_refusal(settings, topic)

@@ -1,6 +1,6 @@
 """The subscriptions of waiting tasks to the topics of a Kafka cluster.
 
-The live consumer and the catch-up consumer of the cluster use these subscriptions, in one thread.
+The consumer of new records and the consumer of older records use these subscriptions, in one thread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Batch:
     """Events and offsets that the inbox stores in one transaction.
 
     :param source: the name of the topic in the inbox, as in :attr:`~deferrable_ops.events.KafkaEvent.source`.
-    :param events: those events of this topic that match a subscription, in the order of their offsets. May be empty.
+    :param events: those events of this topic that match a subscription, in the order of their offsets. The
+        tuple may be empty.
     :param resume_offsets: the offsets from which each subscription must continue after a restart, by the key of the
         subscription. These offsets are only correct if all events of the batch are stored.
     :param listeners: for each event, the listeners of the subscriptions whose specifications match the event. The event
@@ -52,7 +53,7 @@ class SubscriptionListener(Protocol):
         """Write a warning to the task's log. After the warning, the topic is still read."""
 
     def fail(self, error: KafkaRefused, has_read: bool, /) -> None:
-        """Handle the end of the subscription: the cluster does not permit to read the topic.
+        """Handle the error that ends the subscription, because the cluster refuses to return records of the topic.
 
         :param has_read: whether records of the topic were already read for this task.
         """
@@ -122,11 +123,11 @@ class Subscriptions:
 
     :param store: a function that stores a batch in the inbox, on the triggerer's event loop. If this function raises an
         error, it is called again until it succeeds.
-    :param first_pause: the longest time, in seconds, before storing a batch is tried a second time.
+    :param first_pause: the longest pause, in seconds, between the first and the second attempt to store a batch.
     :ivar topics: the topics with at least one started subscription, by the name of the topic.
     :ivar pending: the subscriptions whose start offsets are not known yet, by the name of the topic.
-    :ivar version: a number that increases when a subscription is added, is removed, or continues with the live
-        consumer.
+    :ivar version: a number that increases when a subscription is added, is removed, or continues with the
+        consumer of new records.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Subscriptions:
             yield from pending
 
     def changed(self) -> None:
-        """Tell the consumers that the subscriptions have changed."""
+        """Notify the consumers that the subscriptions have changed."""
         self.version += 1
         self._changed.set()
 
@@ -196,7 +197,7 @@ class Subscriptions:
         self.changed()
 
     def fail(self, subscriptions: Iterable[Subscription], refused: KafkaRefused) -> None:
-        """Fail and remove subscriptions."""
+        """Pass an error to subscriptions, and remove these subscriptions."""
         for subscription in list(subscriptions):
             is_pending = subscription in self.pending.get(subscription.event.topic, ())
             subscription.fail(refused, not is_pending)
@@ -281,9 +282,9 @@ class Subscriptions:
             return event
         for subscription in subscriptions:
             subscription.warn(
-                f"a record of {event.source} is larger than {self._max_payload_bytes} bytes ([deferrable_ops] "
-                "max_payload_bytes), so its payload is dropped and only its key, headers and metadata can be matched; "
-                "later large records are handled the same way without a warning"
+                f"a record of {event.source} is larger than {self._max_payload_bytes} bytes, so its payload is "
+                "dropped. Only its key, headers and metadata can be matched. To keep larger payloads, raise "
+                "[deferrable_ops] max_payload_bytes. For later large records, there is no warning"
             )
         return event.without_payload(size)
 

@@ -62,7 +62,8 @@ class ConsumerThread:
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():
             log.warning(
-                "The Kafka thread of the connection %s did not end within %g s",
+                "The Kafka thread of the connection %s did not end within %g s; no action is needed, because it "
+                "ends with the process",
                 self._settings.conn_id,
                 _STOP_SECONDS,
             )
@@ -97,7 +98,8 @@ class ConsumerThread:
                 return
             except Exception:
                 log.exception(
-                    "The Kafka thread of the connection %s failed; its topics are no longer read",
+                    "The Kafka thread of the connection %s failed, so its topics are no longer read; "
+                    "restart the triggerer",
                     self._settings.conn_id,
                 )
 

@@ -143,7 +143,7 @@ class Producer:
         consumers can read the records only after the commit.
 
         :raises KafkaRefused: if the cluster rejects a record permanently.
-        :raises KafkaUnavailable: if not all records were appended, or if this is unknown.
+        :raises KafkaUnavailable: if some records were not appended, or if it is unknown whether they were appended.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
 

@@ -101,7 +101,9 @@ class LocalMachine:
         except ProcessLookupError:
             return False
         except PermissionError:
-            raise MachineRefused(f"process {pid} on {self.name} belongs to another user") from None
+            raise MachineRefused(
+                f"cannot send a signal to process {pid} on {self.name}, because the process belongs to another user"
+            ) from None
         return True
 
     async def command_of(self, pid: int) -> tuple[str, ...] | None:

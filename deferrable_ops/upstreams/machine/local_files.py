@@ -51,8 +51,8 @@ def check_directory(path: Path) -> bool:
 def _check_path(path: Path, *, make: bool) -> bool:
     """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
 
-    :param make: True to create the directory and its parents if they are missing; with False, the function only returns
-        False if the directory is missing.
+    :param make: True to create the directory and its parents if they are missing. With False, the function creates
+        nothing, and returns False if the directory is missing.
     """
     with _translated_errors(path):
         existing = next(directory for directory in path.parents if directory.exists())
@@ -171,4 +171,6 @@ def _translated_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kind = MachineUnavailable if error.errno in _TRANSIENT else MachineRefused
-        raise kind(f"{error.filename or path}: {error.strerror or type(error).__name__}") from None
+        raise kind(
+            f"cannot access {error.filename or path}: {error.strerror or type(error).__name__}"
+        ) from None

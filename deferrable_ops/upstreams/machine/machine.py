@@ -1,5 +1,5 @@
-"""The class :class:`Machine`: the operations on a machine on which a supervisord runs, with files, commands and
-sockets.
+"""The class :class:`Machine`: operations with files, commands and sockets on a machine on which a supervisord
+runs.
 
 ``use_machine(MachineAddress())`` in ``upstreams/open_machine.py`` opens the local host (``machine/local.py``).
 ``use_machine(MachineAddress(ssh_conn_id=...))`` opens the machine to which this Airflow connection leads
@@ -118,7 +118,9 @@ class MachineAddress:
             )
         for name, value in self.environment:
             if not (name.isascii() and name.isidentifier()):
-                raise InputError(f"environment has the name {name!r}; use only letters, digits and '_'")
+                raise InputError(
+                    f"environment has the name {name!r}; use letters, digits and '_', and no digit at the beginning"
+                )
             if "\0" in value:
                 raise InputError(
                     f"environment[{name!r}] contains a null character, which no environment variable may contain; "
@@ -146,7 +148,7 @@ class Machine(Protocol):
         ...
 
     async def make_directory(self, path: Path) -> None:
-        """Create a directory and its missing parents with mode 0700: only the library's account can write to them.
+        """Create a directory and its missing parents with mode 0700, so that only the library's account can use them.
 
         A directory that already exists is checked, but not changed.
 
@@ -158,9 +160,9 @@ class Machine(Protocol):
     async def check_directory(self, path: Path) -> bool:
         """Return True if the directory exists and only the library's account can write to it.
 
-        Return False if the directory does not exist. If the result is True, it remains true, because other users cannot
-        replace the directory. (The user root and the groups that own the directory's parents are trusted.) If the
-        result is False, another process may create the directory at any time.
+        Return False if the directory does not exist. A result of True stays correct, because other users cannot replace
+        the directory. (The method trusts the user root and the groups that own the directory's parents.) After a result
+        of False, another process may create the directory at any time.
 
         :raises MachineRefused: if another user can write to the directory or could replace it; see
             :meth:`make_directory`.
@@ -194,7 +196,7 @@ class Machine(Protocol):
 
         :param inodes: whether to return the inode number of each file. For the local host, inode numbers take no
             additional time. Over SSH, an additional command reads the inode numbers, because SFTP does not transfer
-            them. This takes 0.1 s. If the machine has no suitable ``stat`` program, the inode number is 0.
+            them. The command takes 0.1 s. If the machine has no suitable ``stat`` program, the inode number is 0.
         """
         ...
 
@@ -214,8 +216,8 @@ class Machine(Protocol):
         :param arguments: the program and its arguments. The program is a path, or a name that is searched in PATH. The
             arguments are not interpreted by a shell.
         :param timeout: timeout of the command in seconds. After this time, the method kills the command and raises
-            MachineUnavailable. Over SSH, the command can be killed only while the SSH connection works; otherwise it
-            keeps running.
+            MachineUnavailable. Over SSH, the command can be killed only while the SSH connection works; otherwise the
+            command keeps running.
         :param stdin: the bytes that the command reads from its standard input. Use `stdin` and not `arguments` for
             secrets, because other users cannot see `stdin`.
         """

@@ -34,11 +34,11 @@ def ownership_problem(path: Path, found: Entry, uid: int) -> str | None:
     :param uid: user id of the account that the library uses.
     """
     if stat.S_ISLNK(found.mode):
-        return f"{path} is a link, and its target may change; give the directory that it points to"
+        return f"{path} is a link, and its target may change; give the directory to which the link points"
     if not stat.S_ISDIR(found.mode):
         return f"{path} is not a directory; remove it, or give another path"
     if found.mode & stat.S_IWOTH and found.mode & stat.S_ISVTX:
-        return f"{path} is shared by all users; give a directory below it that has no other purpose"
+        return f"{path} is shared by all users; give a directory below it that only this supervisord uses"
     if found.uid != uid:
         return f"{path} belongs to another user (uid {found.uid}, not {uid}); remove it, or give another path"
     if found.mode & _OTHERS_WRITE:

@@ -1,5 +1,5 @@
-"""Finds signals by name, and the command lines of processes with ``ps``, for the local host and for machines
-over SSH.
+"""Finds signals by their names. Also finds the command lines of processes with ``ps``, on the local host and on
+machines over SSH.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ def find_refusal(error: Exception, settings: AwsSettings, queue: Queue) -> SqsRe
     detail = summarize(error, settings)
     if name == "NoCredentialsError":
         return SqsRefused(
-            f"there are no AWS credentials for {queue.url} in {settings.identity}; set the login (access key id) and "
-            f"the password (secret access key) of the connection {settings.conn_id or 'aws_default'!r}, or run on a "
-            "machine with an IAM role"
+            f"there are no AWS credentials for {queue.url} (searched: {settings.identity}); set the login (access key "
+            f"id) and the password (secret access key) of the connection {settings.conn_id or 'aws_default'!r}, or run "
+            "on a machine with an IAM role"
         )
     if find_code("aws", name) is not None:
         return SqsRefused(

@@ -59,8 +59,8 @@ class QueuePoller:
     """Polls one SQS queue while at least one waiting task reads this queue.
 
     No message is lost if the process is killed: SQS delivers a message again if it was not deleted. The inbox discards
-    duplicates. The messages of a message group in a FIFO queue keep their order. The reason is that the poller deletes
-    a message only after storing it, and that SQS returns no further messages of the group until then.
+    duplicates. The messages of a message group in a FIFO queue keep their order. The poller deletes a message only
+    after storing it, and SQS returns the next messages of the group only after this message was deleted.
 
     :param max_payload_bytes: if the body of a message is longer, the message is stored without its body.
     :param others: the pollers of all queues that are polled with the same credentials, including this poller.
@@ -100,8 +100,8 @@ class QueuePoller:
     def remove(self, reader: QueueReader) -> None:
         """Remove a reader.
 
-        A receive call in progress is not cancelled: SQS may already have sent messages for this call, and would hide
-        them for some time.
+        A receive call in progress is not cancelled, because SQS may already have sent messages for this call. SQS would
+        then hide these messages for some time.
         """
         self.readers.pop(reader, None)
 
@@ -206,9 +206,9 @@ class QueuePoller:
             return event
         for reader in self.readers:
             reader.warn(
-                f"a message of {self.queue.url} is larger than {self._max_payload_bytes} bytes ([deferrable_ops] "
-                "max_payload_bytes), so its payload is dropped and only its attributes and metadata can be matched; "
-                "later large messages are handled the same way without a warning"
+                f"a message of {self.queue.url} is larger than {self._max_payload_bytes} bytes, so its payload is "
+                "dropped. Only its attributes and metadata can be matched. To keep larger payloads, raise "
+                "[deferrable_ops] max_payload_bytes. For later large messages, there is no warning"
             )
         return event.without_payload(size)
 

@@ -1,7 +1,7 @@
 """Polls SQS queues. All waiting tasks in a process that read the same queue share one long poll of this queue.
 
-A message is stored in the inbox before it is deleted from the queue. So one message can match several tasks, and also
-tasks that begin to wait later; a match does not consume the message.
+A message is stored in the inbox before it is deleted from the queue. So one message can match several tasks, even
+tasks that begin to wait later. A match does not remove the message from the inbox.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def use_sqs(
     """Return a context manager for the SQS pollers of an Airflow connection on the running event loop.
 
     :param aws_conn_id: the id of an Airflow connection of the type Amazon Web Services. If `aws_conn_id` is None,
-        botocore searches for credentials on this machine. botocore also does so if `aws_conn_id` is ``aws_default``,
-        and Airflow has no connection with this id.
+        botocore searches for credentials on this machine. The id ``aws_default`` has the same effect
+        if Airflow has no connection with this id.
     :param timings: how long the pollers repeat SQS calls that have failed.
     :raises ConfigurationError: if the extra ``sqs`` is not installed, or if the Airflow connection is missing or
         invalid.
@@ -99,7 +99,7 @@ class SqsPollers:
         await self._thread.stop()
 
     def subscribe(self, event: SqsEvent, *, store: Store, listener: QueueListener) -> QueueSubscription:
-        """Return a context manager: the queue is polled inside its ``with`` block.
+        """Return a subscription to a queue. The queue is polled inside the ``with`` block of the subscription.
 
         All messages of the queue are stored in the inbox, even if no task waits for them, and are then deleted from the
         queue. If a receive call is in progress at the end of the ``with`` block, the messages that it returns are still
@@ -130,7 +130,7 @@ class SqsPollers:
     async def wait_until_idle(self, event: SqsEvent) -> None:
         """Wait until a queue has no readers, and the last receive call for the queue has ended.
 
-        If the pollers are closed before this, the last receive call is cancelled. SQS may already have sent messages
+        If the pollers are closed earlier, the last receive call is cancelled. SQS may already have sent messages
         for this call, and would then hide these messages until their visibility timeout ends.
         """
         await self._thread.wait_until_idle(queue_of(event.queue_url))

@@ -28,7 +28,7 @@ class QueueListener(Protocol):
         """Write a warning to the task's log. After the warning, the queue is still polled."""
 
     def fail(self, error: SqsRefused, has_read: bool, /) -> None:
-        """Handle the end of the subscription: SQS does not permit to receive messages from the queue.
+        """Handle the error that ends the subscription, because SQS refuses to return messages from the queue.
 
         :param has_read: whether SQS has already answered a receive call for this task.
         """
@@ -51,7 +51,9 @@ class QueueReader:
     async def store(self, events: Sequence[Event]) -> None:
         """Store messages in the inbox. This method is called in the thread of the pollers."""
         if self._loop.is_closed():
-            raise RuntimeError("the event loop of the wait is closed")
+            raise RuntimeError(
+                "the event loop of the waiting task is closed, so the messages cannot be stored"
+            )
         storing = asyncio.run_coroutine_threadsafe(self._store_here(events), self._loop)
         await asyncio.wrap_future(storing)
 

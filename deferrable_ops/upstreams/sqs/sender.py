@@ -57,8 +57,8 @@ class Sender(AwsThread):
     thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Send messages to a queue. Return the message id of each message that SQS accepted, by the field ``Id`` of its
-        entry.
+        """Send messages to a queue. Return the message ids of the messages that SQS accepted. The keys of the dict are
+        the fields ``Id`` of the entries.
 
         :param entries: at most ten messages, as entries of the SQS call ``SendMessageBatch``.
         :raises SqsRefused: if SQS rejected a message permanently. The error message shows which message was rejected.
@@ -75,7 +75,9 @@ class Sender(AwsThread):
         for failed in answer.get("Failed") or ():
             detail = f"{failed.get('Code')}: {failed.get('Message') or ''}".rstrip(": ")
             if failed.get("SenderFault"):
-                raise SqsRefused(f"SQS rejects messages[{failed['Id']}] for {queue.url}: {detail}")
+                raise SqsRefused(
+                    f"SQS rejects messages[{failed['Id']}] for {queue.url}; correct this message: {detail}"
+                )
             log.warning(
                 "SQS did not accept messages[%s] for %s; retrying: %s", failed["Id"], queue.url, detail
             )

@@ -69,7 +69,10 @@ class PollerThread(AwsThread):
         try:
             await poller.run()
         except Exception as error:
-            log.exception("The poller of %s failed; its waits fail", poller.queue.url)
+            log.exception(
+                "The poller of %s failed unexpectedly, so the tasks that wait for this queue fail",
+                poller.queue.url,
+            )
             poller.fail(
                 SqsRefused(
                     f"polling {poller.queue.url} failed unexpectedly: {self._settings.without_secrets(error)}"

@@ -76,7 +76,7 @@ class BridgedConnection:
 class Bridge:
     """The bridge program on the remote machine, and the connections that it transfers.
 
-    asyncssh calls those methods of this class that have names from asyncssh.
+    asyncssh calls :meth:`connection_made`, :meth:`data_received` and the other callbacks of an asyncssh session.
     """
 
     def __init__(self) -> None:
@@ -219,7 +219,7 @@ class Bridge:
     def _abort(self, reason: str) -> None:
         """Close the SSH channel at once, because the program on the remote machine is not the bridge program.
 
-        Do not wait until the remote program confirms this.
+        Do not wait until the remote program confirms that the channel is closed.
         """
         self._add_stderr(f"\n{reason}".encode())
         self._received.clear()
@@ -248,7 +248,7 @@ class Bridge:
         self._writable.set()
 
     def eof_received(self) -> bool:
-        """Return that asyncssh must close the SSH channel, because the bridge program has ended."""
+        """Return False, so that asyncssh closes the SSH channel, because the bridge program has ended."""
         return False
 
     def session_started(self) -> None:
@@ -258,8 +258,8 @@ class Bridge:
         """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, _status: int) -> None:
-        """Do nothing, because the text that the bridge program wrote to stderr contains more than its exit status."""
+        """Do nothing, because error messages contain the text from stderr, which explains more than an exit status."""
 
     def exit_signal_received(self, name: str, *_: Any) -> None:
         """Add the name of the signal that ended the bridge program to the text from stderr, for error messages."""
-        self._add_stderr(f"it was ended by SIG{name}".encode())
+        self._add_stderr(f"the signal SIG{name} ended the program".encode())

@@ -1,16 +1,17 @@
-"""Transfers the data of several connections to Unix sockets over stdin and stdout.
+"""Connects to Unix sockets, and transfers the data of these connections over stdin and stdout.
 
 The library sends the source code of this program to the remote machine, and runs the program there. The data is sent in
 frames, both on stdin and on stdout. A frame consists of a connection number, a letter, the length of the data, and the
 data. The letters have these meanings:
 
-- o: a request to open the socket whose path is in the data; as a response, the socket is open.
+- o: from the library, a request to connect to the socket whose path is in the data; from this program, the response
+  that the connection is open.
 - d: the frame contains data.
 - e: the sender will send no more data.
 - c: the socket was closed or could not be opened.
 
 The program sends the bytes ``HELLO`` before its first frame, because the shell of the remote account may print other
-text before. When stdin ends, this program closes all connections and ends. This program must run with Python 3.4 and
+text first. When stdin ends, this program closes all connections and ends. This program must run with Python 3.4 and
 only its standard library, because the Python version on the remote machine is unknown.
 """
 
@@ -53,8 +54,8 @@ def forward(sockets: "dict[int, socket.socket]", number: int, connection: socket
 
 
 def handle_frames(sockets: "dict[int, socket.socket]", pending: bytes) -> bytes:
-    """Handle the complete frames in `pending`. Return the bytes after the last complete frame: the beginning of the
-    next frame.
+    """Handle the complete frames in `pending`. Return the bytes after the last complete frame, which are the beginning
+    of the next frame.
     """
     while len(pending) >= HEAD.size:
         number, letter, length = HEAD.unpack_from(pending)

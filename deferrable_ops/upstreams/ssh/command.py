@@ -57,8 +57,8 @@ def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]]
 
 
 class Command:
-    """A command that runs on a remote machine. asyncssh calls those methods of this class that have names from
-    asyncssh.
+    """A command that runs on a remote machine. asyncssh calls :meth:`connection_made`, :meth:`data_received` and the
+    other callbacks of an asyncssh session.
 
     :param keep: how many bytes of the command's output to keep. The last bytes are kept.
     """
@@ -124,7 +124,7 @@ class Command:
         self._channel = channel
 
     def session_started(self) -> None:
-        """Do nothing."""
+        """Do nothing, because :meth:`start` sends the input of the command."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         """Keep the last part of the command's output, and read the process id that follows the mark."""
@@ -136,7 +136,7 @@ class Command:
             del self._output[: -self._keep]
 
     def eof_received(self) -> bool:
-        """Note that the command will send no more output."""
+        """Record that the command will send no more output."""
         self._output_complete.set()
         return True
 
@@ -144,7 +144,7 @@ class Command:
         """Do nothing, because the command's input is short."""
 
     def resume_writing(self) -> None:
-        """Do nothing."""
+        """Do nothing, because :meth:`pause_writing` does nothing."""
 
     def xon_xoff_requested(self, client_can_do: bool) -> None:
         """Do nothing, because the SSH session has no terminal."""
@@ -163,11 +163,13 @@ class Command:
             self.exit_code.set_result(-number or -1)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Note that the command will send no more output. If the command has not ended, the method :meth:`wait` raises
-        an error.
+        """Record that the command will send no more output. If the command has not ended, :meth:`wait` raises an
+        error.
         """
         self._output_complete.set()
         if not self.exit_code.done():
-            self.exit_code.set_exception(error or ConnectionResetError("the session was closed"))
+            self.exit_code.set_exception(
+                error or ConnectionResetError("the SSH session was closed before the command ended")
+            )
             # Mark the exception as retrieved. Otherwise asyncio would warn if the caller has stopped waiting.
             self.exit_code.exception()

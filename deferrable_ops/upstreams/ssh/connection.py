@@ -70,9 +70,9 @@ class SshSettings:
     """The settings with which the library opens an SSH connection to a machine. The ``repr`` of this class contains no
     secrets.
 
-    :param private_key: the text of the private key. ``key_file`` is the path of a private key on the local host. If
-        none of ``private_key``, ``key_file`` and ``password`` is given, and ``look_for_keys`` is true, the library logs
-        in with the keys and the SSH agent of the local account.
+    :param private_key: the text of the private key. ``key_file`` is the path of a private key on the local host. The
+        library uses the keys and the SSH agent of the local account only if ``private_key``, ``key_file`` and
+        ``password`` are all missing and ``look_for_keys`` is true.
     :param host_key: the only host key that the machine may have, such as ``ssh-ed25519 AAAA...``. If ``host_key`` is
         None, the host keys in ``known_hosts`` are accepted.
     :param known_hosts: path of a file with accepted host keys. If ``known_hosts`` is None, the host keys in the files
@@ -133,7 +133,7 @@ def ssh_settings(
     :param extra: the field ``extra`` of the connection, parsed from JSON.
     :param remote_host: a host name or address that replaces the host of the Airflow connection; None keeps this host.
     :param connect_timeout: timeout in seconds for opening the SSH connection, which replaces the ``conn_timeout`` of
-        the Airflow connection; None keeps it.
+        the Airflow connection; None keeps ``conn_timeout``.
     :raises ConfigurationError: if a setting is missing or malformed, or if the connection has an unknown setting that
         may affect security.
     """
@@ -193,7 +193,7 @@ def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None
     if _flag(conn_id, extra, "allow_host_key_change", False):
         raise ConfigurationError(
             f"the connection {conn_id!r} has allow_host_key_change, which would disable the check of the host key; "
-            "give the new host_key, or set no_host_key_check"
+            "remove this setting, and give the new host_key. To accept any host key, set no_host_key_check instead"
         )
     older = _flag(conn_id, extra, "ignore_hostkey_verification", False)
     unchecked = _flag(conn_id, extra, "no_host_key_check", older)
@@ -210,8 +210,8 @@ def _host_key_policy(conn_id: str, extra: Mapping[str, Any]) -> tuple[str | None
 
 
 def _host_key(text: str) -> str:
-    """Return a host key with its type before it. If the text has no type, the key is an RSA key, as in the ssh
-    provider.
+    """Return a host key that begins with its type, such as ``ssh-rsa AAAA...``. If the text has no type, the key is an
+    RSA key, as in the ssh provider.
     """
     parts = text.split()
     return " ".join(parts[:2]) if len(parts) > 1 else f"ssh-rsa {parts[0]}"

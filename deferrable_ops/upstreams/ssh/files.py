@@ -54,8 +54,8 @@ class RemoteFiles:
     async def _check_path(self, path: Path, uid: int, *, make: bool) -> bool:
         """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
 
-        :param make: True to create the directory and its parents if they are missing; with False, the method only
-            returns False if the directory is missing.
+        :param make: True to create the directory and its parents if they are missing. With False, the method
+            creates nothing, and returns False if the directory is missing.
         """
         import asyncssh
 
@@ -187,7 +187,7 @@ class RemoteFiles:
                     raise await self._machine_error(sftp, path, error) from None
         except TimeoutError:
             raise MachineUnavailable(
-                f"{self._link.settings.name} took longer than {seconds:g} s for {path}"
+                f"{self._link.settings.name} took longer than {seconds:g} s to access {path}"
             ) from None
 
     async def _machine_error(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
@@ -197,12 +197,12 @@ class RemoteFiles:
         """
         import asyncssh
 
-        message = f"{path} on {self._link.settings.name}: {error}"
+        message = f"cannot access {path} on {self._link.settings.name}: {error}"
         if isinstance(error, asyncssh.SFTPFailure):
             if await sftp.isdir(str(path)):
-                return MachineRefused(f"{message} (it is a directory)")
+                return MachineRefused(f"{message} (the path is a directory; give the path of a file)")
             return MachineUnavailable(
-                f"{message} (the disk may be full, or a parent of the path is not a directory)"
+                f"{message} (check whether the disk is full, and whether every parent of the path is a directory)"
             )
         return MachineRefused(message)
 

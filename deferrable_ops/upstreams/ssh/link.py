@@ -69,7 +69,7 @@ class Link:
     """A shared SSH connection, which is opened when it is used for the first time.
 
     :param load: a function that reads the settings of the Airflow connection. The function is called before each
-        attempt to connect, because a user may have changed the password since then.
+        attempt to connect, because a user may have changed the password in the meantime.
     :param keepalive_interval: number of seconds between two SSH keepalive messages.
     """
 
@@ -95,7 +95,7 @@ class Link:
         if self._connection is not None:
             if not self._connection.is_closed():
                 return self._connection
-            log.info("The connection to %s was lost", self.settings.name)
+            log.info("The connection to %s was lost; opening a new connection", self.settings.name)
             self._connection = None
             # Reconnect after a random time: other processes may have lost their connections at the same moment.
             self._backoff.failed()
@@ -106,8 +106,8 @@ class Link:
         return await asyncio.shield(self._connecting)
 
     async def session(self, open_session: Callable[[SSHClientConnection], Awaitable[T]]) -> T:
-        """Open a session on the SSH connection with the function `open_session`, and return its result. If the server
-        allows no further session at the moment, wait until it does.
+        """Call the function `open_session`, which opens a session on the SSH connection, and return the result of the
+        function. If the server allows no further session at the moment, wait until the server allows one.
 
         :raises MachineUnavailable: if the SSH connection was lost.
         :raises MachineRefused: if the SSH server allows the login, but no commands or file transfers.
@@ -127,7 +127,7 @@ class Link:
                 if refused.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
                     raise MachineRefused(
                         f"{self.settings.name} accepts the login, but does not run commands or transfer files; "
-                        "give the account a shell, and set `Subsystem sftp` in its sshd_config"
+                        "give the account a shell, and set `Subsystem sftp` in sshd_config on the machine"
                     ) from None
                 self._release_sftp()
                 await asyncio.sleep(_SESSION_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311
@@ -232,9 +232,7 @@ class Link:
             self._connection = connecting.result()
 
     def _release_sftp(self) -> None:
-        """Close the SFTP session if no caller uses it. The server then allows another session instead of the closed
-        one.
-        """
+        """Close the SFTP session if no caller uses it. The server then allows another session in its place."""
         opening = self._sftp
         if opening is not None and opening.done() and not self._sftp_users:
             self._forget_sftp(opening)

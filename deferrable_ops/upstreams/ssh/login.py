@@ -31,7 +31,7 @@ def import_asyncssh() -> None:
         import_module("asyncssh")
     except ImportError as missing:
         raise ConfigurationError(
-            f'SSH requires a package that is not installed ({missing}): pip install "airflow-deferrable-ops[ssh]"'
+            f'SSH requires a package that is not installed ({missing}); run pip install "airflow-deferrable-ops[ssh]"'
         ) from missing
     # With the level INFO, asyncssh would log four lines per operation.
     logger = logging.getLogger("asyncssh")
@@ -62,7 +62,9 @@ async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClie
     options = await asyncio.to_thread(_options, settings, keepalive_interval)
     if not settings.check_host_key:
         log.warning(
-            "The host key of %s is not verified, because its connection has no_host_key_check", settings.name
+            "The host key of %s is not verified, because its connection has no_host_key_check, "
+            "ignore_hostkey_verification or known_hosts=none. To verify the key, remove this setting, and set host_key",
+            settings.name,
         )
     try:
         async with asyncio.timeout(settings.connect_seconds):
@@ -93,18 +95,20 @@ def login_error(settings: SshSettings, error: Exception) -> MachineError:
         )
     if isinstance(error, asyncssh.ProtocolError) and "authentication failures" in reason:
         return MachineRefused(
-            f"{settings.name} rejected the login: {reason}. Set the key that it accepts in the extra of {connection}, "
-            "as key_file or private_key"
+            f"{settings.name} rejected the login: {reason}. In the extra of {connection}, set key_file or "
+            "private_key to the key that the machine accepts"
         )
     if isinstance(error, asyncssh.KeyExchangeFailed | asyncssh.ProtocolNotSupported):
         return MachineRefused(
-            f"{settings.name} supports no algorithm that is enabled here: {reason}. Check ciphers and "
-            f"disabled_algorithms in the extra of {connection}"
+            f"{settings.name} supports none of the algorithms that the library may use: {reason}. Check "
+            f"ciphers and disabled_algorithms in the extra of {connection}"
         )
     if kind_of_code("ssh", *class_names(error), default=ErrorKind.TEMPORARY) is ErrorKind.TASK:
         return MachineRefused(f"{settings.name} refused the connection: {reason}. Check {connection}")
     if isinstance(error, asyncssh.ConnectionLost | ConnectionResetError):
-        return ConnectionDropped(f"{settings.name} closed the connection: {reason}")
+        return ConnectionDropped(
+            f"{settings.name} closed the connection before the login was complete: {reason}"
+        )
     if isinstance(error, OSError):
         reason = settings.without_secrets(error.strerror or type(error).__name__)
     return MachineUnavailable(f"{settings.name} cannot be reached: {reason or type(error).__name__}")
@@ -143,16 +147,16 @@ def _options(settings: SshSettings, keepalive_interval: float) -> Any:
         )
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError, OSError) as error:
         raise ConfigurationError(
-            f"the connection {settings.conn_id!r} cannot be used: {settings.without_secrets(error)}"
+            f"the connection {settings.conn_id!r} cannot be used; correct it: {settings.without_secrets(error)}"
         ) from None
 
 
 def _keys(settings: SshSettings) -> dict[str, Any]:
     """Return the options of asyncssh that contain the credentials for the login.
 
-    If the Airflow connection contains credentials, the options contain only these. Otherwise, the options contain the
-    keys of the local account. The options never contain both, because SSH servers limit how many keys a client may try
-    in one login.
+    If the Airflow connection contains credentials, the options contain only these credentials. Otherwise, asyncssh
+    logs in with the keys of the local account, unless ``look_for_keys`` is False. asyncssh never tries both, because
+    SSH servers limit how many keys a client may try in one login.
     """
     import asyncssh
 

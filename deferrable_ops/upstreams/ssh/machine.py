@@ -50,7 +50,7 @@ _STATUS_OUTPUT_KEPT: Final = 1 << 20
 
 
 def use_remote_host(address: MachineAddress) -> AbstractAsyncContextManager[SshMachine]:
-    """Return a context manager for a remote machine with this address.
+    """Return a context manager for the remote machine with this address.
 
     All callers on an event loop with the same address share one SSH connection.
     """
@@ -92,7 +92,8 @@ class SshMachine:
         lines = await self._lines_of(_IDENTITY)
         if len(lines) != 4 or not lines[3].isdigit():
             raise MachineRefused(
-                f"could not determine host name and user on {self.name}: the commands printed {lines!r}"
+                f"could not determine the host name and the user on {self.name}; check that the commands uname and id "
+                f"work for this account. The commands printed {lines!r}"
             )
         boot_id, host, user, uid = lines
         found = Identity(host, boot_id, user, int(uid))
@@ -217,7 +218,7 @@ class SshMachine:
     async def _kill(self, command: Command) -> str:
         """Kill a command and all processes in its session. sshd does not kill commands that run as root.
 
-        Return a text about the result, which becomes a part of the error message.
+        Return a text for the error message: whether the command was killed.
         """
         if command.pid is None:
             return ""

@@ -145,8 +145,8 @@ class Sockets:
         """If the bridge program can connect to the remote socket, transfer data through this program until the
         connection ends.
 
-        This method is called if sshd could not connect to the remote socket. sshd returns the same error if it does not
-        forward sockets, and if the remote socket does not exist.
+        This method is called if sshd could not connect to the remote socket. sshd returns the same error in
+        two cases: sshd does not forward sockets, or the remote socket does not exist.
         """
         if not await self._exists(path):
             return
@@ -214,7 +214,7 @@ class SocketDirectory:
 
     The constructor also removes the directories that killed processes have left. A running process keeps its directory
     locked, so that other processes do not remove it. Locks also work if several containers share the temporary
-    directory. Process ids would not, because each container has its own.
+    directory. Process ids would not work there, because each container has its own process ids.
 
     :raises ConfigurationError: if the path of the temporary directory is too long for a Unix socket.
     """

@@ -59,7 +59,7 @@ class SupervisordAddress:
     def __post_init__(self) -> None:
         """Check the fields."""
         if (self.socket is None) == (self.url is None):
-            raise InputError("give either socket or url of the supervisord")
+            raise InputError("give either socket or url of the supervisord, but not both")
         if self.password is not None and self.password.startswith("{SHA}"):
             raise InputError("password is a hash, which cannot be used to log in; give the password itself")
         if self.url is not None and "@" in self.url:
@@ -99,13 +99,13 @@ class Supervisord:
     def watch(
         self, interval: float, interpret: Callable[[Processes], T]
     ) -> AbstractContextManager[ProcessSubscription[T]]:
-        """Return a subscription to the states of all processes of supervisord. The requests to supervisord are shared
-        by all subscriptions.
+        """Return a subscription to the states of all processes of supervisord. All subscriptions share the
+        requests to supervisord.
 
         :param interval: number of seconds between two requests for the states of the processes.
-        :param interpret: a function that converts each response. The subscription returns its result. The function runs
-            on the event loop, so it must be fast. If several subscriptions have the same function, it is called once
-            for each response.
+        :param interpret: a function that converts each response. The subscription returns the result of this function.
+            The function runs on the event loop, so it must be fast. If several subscriptions have the same function,
+            this function is called once for each response.
         """
         if interpret not in self._pollers:
             self._pollers[interpret] = ProcessPoller(partial(self._read_as, interpret))
@@ -170,7 +170,10 @@ class Supervisord:
                 f"supervisord at {self._address} rejected the login; check username and password"
             )
         if status != 200:
-            raise SupervisordUnavailable(f"supervisord at {self._address} answered with HTTP status {status}")
+            raise SupervisordUnavailable(
+                f"supervisord at {self._address} answered with HTTP status {status}; check that this is the address "
+                "of a supervisord"
+            )
         return answer
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -182,7 +185,8 @@ class Supervisord:
             found += part
             if len(found) > _MAX_ANSWER:
                 raise SupervisordUnavailable(
-                    f"{self._address} sends more than {_MAX_ANSWER // 2**20} MB, which supervisord never does"
+                    f"{self._address} sends more than {_MAX_ANSWER // 2**20} MB, which supervisord never does; check "
+                    "that this is the address of a supervisord"
                 )
         return bytes(found)
 

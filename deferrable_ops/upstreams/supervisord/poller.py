@@ -1,4 +1,4 @@
-"""Polls the states of processes from a supervisord. For all subscriptions together, one request runs at a time."""
+"""Polls the states of processes from a supervisord. All subscriptions together send one request at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ProcessSubscription(Generic[T]):
         """Wait for the next poll result, and return the states of the processes.
 
         The first call of this method polls supervisord at once. Each further call returns the poll result after the
-        interval, or an earlier one if another subscription has a shorter interval.
+        interval, or an earlier result if another subscription has a shorter interval.
 
         :raises SupervisordUnavailable: if supervisord did not respond. The next call of this method may succeed.
         :raises SupervisordRefused: if supervisord returned an error, or rejected the user name or password.
@@ -69,9 +69,8 @@ class ProcessPoller(Generic[T]):
     """Polls a supervisord while at least one subscription waits for a poll result. The shortest interval of these
     subscriptions applies.
 
-    All subscriptions that are waiting get the same object for a poll result. So subscriptions with the same interval
-    soon wait for the same poll. A subscription gets only the results of polls that began after the subscription was
-    created.
+    When a poll ends, all waiting subscriptions get its result. So subscriptions with the same interval soon wait for
+    the same poll. A subscription gets only the results of polls that began after the subscription was created.
 
     :param read: a function that requests the states of the processes from supervisord.
     """
@@ -116,7 +115,7 @@ class ProcessPoller(Generic[T]):
     def start(self) -> None:
         """Start the polling task.
 
-        If the asyncio task that polls is already running, it computes the time of the next poll again.
+        If the polling task is already running, the task computes the time of the next poll again.
         """
         if self._task is None:
             # Use a new context, because the task outlives the trigger that starts it.

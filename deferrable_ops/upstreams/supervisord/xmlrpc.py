@@ -42,7 +42,7 @@ def request(method: str, arguments: Sequence[Any]) -> bytes:
 def sendable(argument: Any) -> Any:
     """Return an integer of more than 32 bits as a string, because XML-RPC integers have only 32 bits.
 
-    supervisord also accepts strings.
+    supervisord also accepts a string instead of an integer.
     """
     return str(argument) if type(argument) is int and argument > _LARGEST_INT else argument
 
@@ -56,22 +56,26 @@ def answer(body: bytes) -> Any:
     controls = len(body) - len(body.translate(None, _CONTROLS))
     if controls > _MOST_CONTROLS or body.count(b"<") > _MOST_TAGS or _LONG_TAG.search(body):
         raise UnreadableAnswer(
-            "supervisord's answer contains more tags or control characters than supervisord ever sends"
+            "cannot read supervisord's answer, because it contains more tags or control characters than supervisord "
+            "ever sends; check that this is the address of a supervisord"
         )
     stand_ins = (
         {chr(_FIRST_STAND_IN + code): chr(code) for code in _CONTROLS if code in body} if controls else {}
     )
     if stand_ins and _STAND_IN.search(body):
         raise UnreadableAnswer(
-            "cannot read supervisord's answer: it contains control characters, and also a character from the range "
-            "U+FDD0 to U+FDEF, with which this library replaces control characters"
+            "cannot read supervisord's answer, because it contains both control characters and a character from the "
+            "range U+FDD0 to U+FDEF. This library uses that range to replace control characters"
         )
     for stand_in, control in stand_ins.items():
         body = body.replace(control.encode(), stand_in.encode())
     # The body contains no zero bytes any more, so this search finds a DOCTYPE in every encoding. It finds no DOCTYPE in
     # the text of an answer, because supervisord writes &lt; for < in text.
     if b"<!DOCTYPE" in body:
-        raise UnreadableAnswer("supervisord's answer defines its own entities, which are not part of XML-RPC")
+        raise UnreadableAnswer(
+            "cannot read supervisord's answer, because it defines its own entities, which are not part of XML-RPC; "
+            "check that this is the address of a supervisord"
+        )
     try:
         value = _response_value(_parse(body))
         return _restore_controls(value, stand_ins) if stand_ins else value
@@ -91,7 +95,7 @@ def _parse(body: bytes) -> ElementTree.Element:
 
 
 def _response_value(response: ElementTree.Element) -> Any:
-    """Return the value in a response after the response was parsed.
+    """Return the value that a parsed response contains.
 
     This function is three times as fast as the module ``xmlrpc`` of the standard library.
     """

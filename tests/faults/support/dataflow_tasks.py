@@ -37,7 +37,7 @@ class DataflowTask:
 
     def wait_until_refused(self) -> None:
         """Wait until the launch failed, and is to be tried again."""
-        self.wait_for_log("looking for the job again in")
+        self.wait_for_log("retrying the launch in")
 
     def wait_for_log(self, text: str, timeout: float = 60) -> None:
         """Wait until the task's log holds a text."""

@@ -52,9 +52,9 @@ def test_unknown_commands_and_settings_of_the_fake_are_errors() -> None:
     with dataflow_process() as control:
         with pytest.raises(ValueError, match="has no method explode"):
             control.tell("explode")
-        with pytest.raises(ValueError, match="not one of LaunchFlexTemplate"):
+        with pytest.raises(ValueError, match="give one of LaunchFlexTemplate"):
             control.tell("fail", "NoSuchMethod")
-        with pytest.raises(ValueError, match="color is not one of"):
+        with pytest.raises(ValueError, match="there is no setting color"):
             control.set(color="blue")
 
 

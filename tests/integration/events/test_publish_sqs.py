@@ -211,7 +211,7 @@ async def test_file_that_changed_during_publishing_fails_the_task(
         pytest.fail("all was published before it could be interrupted")
     outcome = await runs.start(publish, run.attempt).outcome()
     assert isinstance(outcome, Failure)
-    assert "the messages have changed since then" in outcome.reason
+    assert "the messages have changed since the first" in outcome.reason
 
 
 async def run_progress(run: Run) -> Any:

@@ -43,7 +43,7 @@ async def test_programs_with_longer_stop_times_are_ended_too(
     await place.start_stubborn(promised)
     now = place.cfg(program={"a": {"command": STUBBORN, "stopwaitsecs": 1}})
     failed = await place.fail_step(now, "stop-programs")
-    assert "a:a did not stop within 1 s, the limit in this configuration" in failed.reason
+    assert "a:a did not stop within 1 s, the longest stopwaitsecs in this configuration" in failed.reason
     await place.run_steps(now, *END[1:])
     assert place.daemons() == place.processes() == []
     assert not (place.folder / "s").exists()

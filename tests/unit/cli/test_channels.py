@@ -104,7 +104,7 @@ def test_rotating_keeps_the_old_secret_for_the_given_hours(
     assert channel(url, "orders").secrets == (shown_secret(output), first)
     assert main(["channels", "rotate", "orders", "--old-valid-for", "0"]) == 0
     output = capsys.readouterr().out
-    assert "refused within 5 s" in output
+    assert "stops accepting the old secret of orders within 5 s" in output
     assert channel(url, "orders").secrets == (shown_secret(output),)
 
 

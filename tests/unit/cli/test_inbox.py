@@ -46,7 +46,7 @@ def test_upgrade_check_changes_nothing_and_tells_outdated_tables_by_its_exit_sta
     assert main(["inbox", "upgrade"]) == 0
     capsys.readouterr()
     assert main(["inbox", "upgrade", "--check"]) == 0
-    assert f"this release has {HEAD}" in capsys.readouterr().out
+    assert f"this release has schema {HEAD}" in capsys.readouterr().out
 
 
 def test_adopt_gives_the_inbox_to_this_deployment_and_names_the_one_before(
@@ -54,11 +54,11 @@ def test_adopt_gives_the_inbox_to_this_deployment_and_names_the_one_before(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__DEPLOYMENT", "blue")
     assert main(["inbox", "adopt"]) == 0
-    assert capsys.readouterr().out == "The inbox belongs to deployment blue\n"
+    assert capsys.readouterr().out == "The inbox now belongs to deployment blue\n"
     assert main(["inbox", "adopt", "green"]) == 0
     shown = capsys.readouterr().out
-    assert "The inbox belongs to deployment green" in shown
-    assert "it belonged to deployment blue since 20" in shown
+    assert "The inbox now belongs to deployment green" in shown
+    assert "The owner before was deployment blue, since 20" in shown
     owner = inbox.owner()
     assert owner is not None
     assert owner.deployment == "green"

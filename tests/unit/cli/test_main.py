@@ -264,7 +264,7 @@ def test_serve_is_refused_on_a_sqlite_file_in_which_no_airflow_of_this_host_anno
     capsys.readouterr()
     assert main(["serve"]) == 2
     error = capsys.readouterr().err
-    assert f"has announced itself in the inbox, the SQLite file {inbox_file}" in error
+    assert f"no Airflow on this host uses the SQLite file {inbox_file}" in error
     assert not served
     inbox.announce(Machine.this())
     assert main(["serve", "--port", "8091"]) == 0

@@ -79,7 +79,7 @@ def test_check_prints_kind_programs_and_address(
     assert printed.out.splitlines() == [
         f"{file} is a SupervisorSSHAirflowConfiguration",
         "programs: test",
-        "reached by: the socket /data/s/supervisor.sock",
+        "supervisord listens on: the socket /data/s/supervisor.sock",
     ]
     assert printed.err.count("without a password") == 1
     assert printed.err.startswith(f"{file}: port='*:9091'")

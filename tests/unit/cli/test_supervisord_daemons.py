@@ -29,7 +29,7 @@ def test_daemon_of_a_lost_host_is_forgotten(capsys: pytest.CaptureFixture[str]) 
     row = capsys.readouterr().out.splitlines()[1].split()
     assert (row[0], row[1], *row[3:]) == ("/srv/prices", "web-1", "prices", "monday")
     assert main(["supervisord", "forget", "/srv/prices"]) == 0
-    assert "on web-1 is forgotten" in capsys.readouterr().out
+    assert "on web-1 is deleted" in capsys.readouterr().out
     assert main(["supervisord", "list"]) == 0
     assert "/srv/prices" not in capsys.readouterr().out
 

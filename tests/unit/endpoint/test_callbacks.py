@@ -121,7 +121,10 @@ async def test_token_of_another_inbox_is_404_with_a_warning_that_does_not_hold_i
 ) -> None:
     answers = [await caller.http.post(f"/callbacks/{FOREIGN}", json={}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [404, 404]
-    assert answers[0].json() == {"error": "this endpoint's inbox does not have the key; another inbox_url?"}
+    assert answers[0].json() == {
+        "error": "this endpoint's inbox does not have the key that signed the token; "
+        "check that the endpoint and the triggerer have the same [deferrable_ops] inbox_url"
+    }
     by_name = await caller.http.patch(
         "/dag/sales/task/train/?state=success", headers={"Authorization": f"Bearer {FOREIGN}"}
     )

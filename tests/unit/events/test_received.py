@@ -142,7 +142,7 @@ def test_modifying_a_returned_result_does_not_change_the_state() -> None:
 
 def test_invalid_arguments_are_refused() -> None:
     condition = parse_condition("a & b", ["a", "b"])
-    with pytest.raises(InputError, match="keep='newest' is not one of"):
+    with pytest.raises(InputError, match="keep='newest' is invalid"):
         ReceivedEvents(condition, ["a", "b"], "newest")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="names that are missing in events="):
         ReceivedEvents(condition, ["a"])

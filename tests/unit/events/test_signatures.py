@@ -148,8 +148,8 @@ def test_two_secrets_are_valid_during_a_rotation(vector: Vector) -> None:
 
 @every
 def test_a_channel_without_a_secret_refuses(vector: Vector) -> None:
-    assert vector.refused([]) == "the channel has no valid secret"
-    assert vector.refused([""]) == "the channel has no valid secret"
+    assert "the channel has no valid secret" in str(vector.refused([]))
+    assert "the channel has no valid secret" in str(vector.refused([""]))
 
 
 @every_signed
@@ -166,7 +166,7 @@ def test_a_timestamp_beyond_the_tolerance_is_refused(vector: Vector) -> None:
     )
     for away in (-TOLERANCE, TOLERANCE):
         assert replace(vector, now=signed_at + away).refused() is None
-        assert "a replay" in str(replace(vector, now=signed_at + 1.01 * away).refused())
+        assert "a new timestamp" in str(replace(vector, now=signed_at + 1.01 * away).refused())
     assert replace(vector, now=signed_at + 400).refused(tolerance=500) is None
 
 

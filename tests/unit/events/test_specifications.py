@@ -138,7 +138,7 @@ def test_output_of_another_task_stays_unchanged() -> None:
         (lambda: ChannelEvent("a", match="lenght(items) > `1`"), r"lenght\(\), which JMESPath does not have"),
         (
             lambda: ChannelEvent("a", match="x[?contains(@)]"),
-            r"contains\(\) with 1 arguments; the function takes 2",
+            r"contains\(\) with 1 arguments, but the function takes 2",
         ),
         (lambda: ChannelEvent("a", match="not_null()"), r"at least 1"),
     ],

@@ -51,15 +51,15 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"body": {**BODY, "parameters": {"a": {"b": 1}}}}, "parameters['a'] is a dict"),
         ({"body": {**BODY, "environment": []}}, "body['environment'] must be a dict"),
         ({"body": {**BODY, "update": True}}, "update: true"),
-        ({"update": True}, "Set append_job_name=False"),
+        ({"update": True}, "set append_job_name=False"),
         ({"transform_name_mapping": {"a": "b"}}, "transform_name_mapping= is for update=True only"),
         ({"append_job_name": False, "job_name": "x" * 64}, "has more than 63 characters"),
         (
             {"append_job_name": False, "update": True, "transform_name_mapping": ["a"]},
             "must be a dict of strings",
         ),
-        ({"body": {**BODY, "environment": EXPERIMENT}}, "it starts a second job"),
-        ({"body": {**BODY, "environment": EXPERIMENT}, "append_job_name": False}, "it starts a second job"),
+        ({"body": {**BODY, "environment": EXPERIMENT}}, "a second job would start"),
+        ({"body": {**BODY, "environment": EXPERIMENT}, "append_job_name": False}, "a second job would start"),
         ({"body": {**BODY, "jobName": "a", "job_name": "b"}}, "has jobName twice"),
         ({"body": {"launchParameter": BODY, "validateOnly": True}}, "validateOnly"),
         ({"body": {"launchParameter": {**BODY, "update": True}}}, "update: true"),
@@ -67,12 +67,12 @@ def flex(**arguments: Any) -> DataflowFlexTemplateOperator:
         ({"body": {**BODY, "jobName": "1st"}}, "not valid in the name of a Dataflow job"),
         ({"job_name": "1st"}, "not valid in the name of a Dataflow job"),
         ({"job_name": 7}, "job_name= must be a string"),
-        ({"task_id": "2_load"}, "set another job_name="),
+        ({"task_id": "2_load"}, "set a job_name= that begins with a letter"),
         ({"labels": {"Team": "x"}}, "labels= has the key 'Team'"),
         ({"labels": {"team": "Data"}}, "labels['team'] is 'Data'"),
         ({"labels": {"team": 1}}, "labels['team'] is 1"),
         ({"labels": "team=data"}, "labels= must be a dict of strings"),
-        ({"labels": {"deferrable-ops-wait": "x"}}, "use another label"),
+        ({"labels": {"deferrable-ops-wait": "x"}}, "use another key"),
         ({"expected_state": "JOB_STATE_DONE"}, "expected_state='JOB_STATE_DONE' is not one of 'done'"),
         ({"on_kill": "stop"}, "on_kill='stop' is not one of 'cancel', 'drain', 'leave'"),
         (
@@ -227,7 +227,7 @@ def test_start_from_trigger_false_starts_on_a_worker() -> None:
         ({"trigger_kwargs": {"project_id": "p", "body": BODY}}, "trigger_kwargs= has no 'region'"),
         (
             {"trigger_kwargs": {**PLACE, "body": BODY}, "region": "r"},
-            "region= is an argument and also in",
+            "region= is given twice, as an argument and in",
         ),
     ],
 )
@@ -286,7 +286,7 @@ def test_expected_states_are_a_set_of_the_apis_names() -> None:
     assert flex(expected_states=states).trigger_kwargs()["expected_states"] == listed
     sensor = DataflowJobSensor(task_id="wait", **PLACE, job_id="1", expected_statuses=states)
     assert sensor.trigger_kwargs()["expected_states"] == listed
-    with pytest.warns(UserWarning, match="its job is not drained"):
+    with pytest.warns(UserWarning, match="its job is not drained after 7 days"):
         flex(expected_states={"JOB_STATE_DRAINED"})
 
 
@@ -318,7 +318,7 @@ def test_arguments_of_the_google_provider_work_in_default_args() -> None:
     [
         (
             {"location": "us-central1"},
-            "location= is the google provider's name of region=, which is also given",
+            "location= is the google provider's name of region=, but region= has another value",
         ),
         (
             {"poll_sleep": 5, "poll_interval": 6},

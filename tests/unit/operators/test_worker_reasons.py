@@ -245,7 +245,7 @@ def test_downstream_tasks_and_the_dag_are_considered() -> None:
 
         assert job.trigger_kwargs()["ends_on_worker"] == {"failure": "its DAG has fail_fast"}
         double.expand(number=job.output)
-    assert job.trigger_kwargs()["ends_on_worker"]["success"] == "a task is mapped over its output"
+    assert job.trigger_kwargs()["ends_on_worker"]["success"] == "another task is mapped over its output"
 
 
 def test_overridden_post_execute_counts() -> None:

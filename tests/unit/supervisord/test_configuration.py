@@ -92,7 +92,7 @@ def test_username_or_password_alone_is_refused(missing: str) -> None:
 
 
 def test_two_ports_are_refused() -> None:
-    with pytest.raises(ValidationError, match="differ; give one of them"):
+    with pytest.raises(ValidationError, match="differ; give only one of them"):
         config(port="127.0.0.1:1", inet_http_server={"port": "127.0.0.1:2"})
 
 
@@ -342,7 +342,7 @@ def test_yaml_is_read(tmp_path: Path) -> None:
     "text, message",
     [
         ("[1, 2]", "must contain a mapping"),
-        (f"password: {SECRET}\n  x: : y", "is not YAML: look at line 2"),
+        (f"password: {SECRET}\n  x: : y", "is not valid YAML; check line 2"),
         (
             "program: {test: {comand: x}}",
             r"program.test.command: Field required\n  program.test.comand: Extra",

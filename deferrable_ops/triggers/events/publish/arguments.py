@@ -40,9 +40,11 @@ def destination_of(arguments: Arguments) -> str:
     """
     given = [name for name in DESTINATIONS if arguments.get(name) is not None]
     if len(given) != 1:
-        problem = f"{' and '.join(f'{name}=' for name in given)} are given" if given else "none is given"
+        problem = (
+            f"{' and '.join(f'{name}=' for name in given)} are given" if given else "no destination is given"
+        )
         raise InputError(
-            f"give one destination, as channel=, kafka= (a topic) or sqs= (a queue URL): {problem}"
+            f"{problem}; give one destination, as channel=, kafka= (a topic) or sqs= (a queue URL)"
         )
     return given[0]
 
@@ -57,8 +59,8 @@ def content_of(arguments: Arguments) -> str:
     given = [name for name in _CONTENTS if arguments.get(name) is not None]
     if len(given) > 1:
         raise InputError(
-            f"give one content, as payload=, messages=, file= or files=: {' and '.join(f'{name}=' for name in given)} "
-            "are given"
+            f"{' and '.join(f'{name}=' for name in given)} are given; give only one of payload=, messages=, file= and "
+            "files="
         )
     return given[0] if given else "payload"
 
@@ -98,7 +100,7 @@ def check_messages(destination: str, content: str, arguments: Arguments) -> list
     if len(found) > MAX_MESSAGES:
         raise InputError(
             f"{content}= has {len(found)} messages; a task publishes at most {MAX_MESSAGES}, "
-            "so split them over several tasks"
+            "so split the messages over several tasks"
         )
     return found
 
@@ -152,7 +154,7 @@ def _check_files(arguments: Arguments) -> None:
     if is_known_later(paths):
         return
     if not isinstance(paths, (list, tuple)) or not paths:
-        raise InputError("files= must be a list of paths; give one path as file=")
+        raise InputError("files= must be a list of at least one path; for a single path, use file=")
     for path in paths:
         if not is_known_later(path):
             check_path("file" if arguments.get("files") is None else "files", path)

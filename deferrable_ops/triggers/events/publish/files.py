@@ -76,7 +76,7 @@ def read_payloads(
     max_bytes: int = MAX_FILE_BYTES,
     max_messages: int = MAX_MESSAGES,
 ) -> tuple[list[Any], int]:
-    """Read files. Return the payloads to publish, in order, and how many messages no merge rule matched.
+    """Read files. Return the payloads to publish, in order, and the number of messages that no merge rule matched.
 
     :param paths: absolute paths; ``*``, ``?`` and ``[...]`` are expanded to the matching files, sorted by name.
     :param select: a JMESPath expression that selects the messages from the list of all values of all files.
@@ -92,8 +92,8 @@ def read_payloads(
         size_left -= len(content)
         if size_left < 0:
             raise InputError(
-                f"the files have more than {max_bytes} bytes, counted up to {path!r}; split the files over "
-                "several tasks"
+                f"the files up to {path!r} have together more than {max_bytes} bytes, the limit of one task; split the "
+                "files over several tasks"
             )
         payloads += _values(path, content, format_of(path, file_format))
     if select is not None:
@@ -104,7 +104,7 @@ def read_payloads(
     if len(payloads) > max_messages:
         raise InputError(
             f"the files hold {len(payloads)} messages; a task publishes at most {max_messages}, "
-            "so split them over several tasks"
+            "so split the messages over several tasks"
         )
     return payloads, left_over
 
@@ -117,7 +117,9 @@ def _expand(patterns: Sequence[str]) -> Iterator[str]:
         # Do not use pathlib's glob, because it also returns hidden files.
         paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not paths:
-            raise InputError(f"no file on this triggerer's machine matches {pattern!r}")
+            raise InputError(
+                f"no file on this triggerer's machine matches {pattern!r}; correct the pattern, or add the files"
+            )
         yield from paths
 
 
@@ -160,7 +162,7 @@ def _json(where: str, text: str) -> Any:
         return json.loads(text, parse_constant=_raise_for_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{where} is not JSON: {error}; give file_format='text' for plain text lines"
+            f"{where} is not JSON: {error}; correct the JSON, or give file_format='text' for lines of plain text"
         ) from None
 
 
@@ -172,7 +174,9 @@ def _selected(payloads: list[Any], select: str) -> list[Any]:
     try:
         found = compiled(select).search(payloads)
     except EVALUATION_ERRORS as error:
-        raise InputError(f"select={select!r} cannot be evaluated on these files: {error}") from None
+        raise InputError(
+            f"select={select!r} cannot be evaluated on these files: {error}; correct the expression"
+        ) from None
     if found is None:
         return []
     if not isinstance(found, list):

@@ -48,7 +48,7 @@ class KafkaPublisher:
         self._log = log
 
     async def publish_in_transaction(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
-        """Publish all records in one transaction, unless an earlier run published them, and return their positions.
+        """Publish all records in one transaction, unless an earlier run has published them. Return their positions.
 
         :param check: a function that is awaited immediately before each step that cannot be undone. The function
             raises an error if another triggerer has taken over the task.
@@ -83,9 +83,9 @@ class KafkaPublisher:
             return self._value(partitions)
 
     async def publish_in_batches(self, producers: ProducerPool, check: Check) -> dict[str, Any]:
-        """Publish the records that no earlier run has published according to the stored progress.
+        """Publish the records that are not published yet. Return the positions of all records.
 
-        Return the positions of all records.
+        The progress in the inbox shows which records earlier runs have published.
         """
         digest_of_all = await asyncio.to_thread(fingerprint, self._records)
         stored = (await self._inbox.waits.get(self._wait_id)).progress or {"published": 0, "partitions": {}}

@@ -18,7 +18,7 @@ def fingerprint(messages: Sequence[Any]) -> str:
 
 
 def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
-    """Check that the messages have not changed since an earlier run of the trigger that published some of the
+    """Check that the messages are the same as in an earlier run of the trigger, which has published some of the
     messages.
 
     :param stored: the progress that the earlier run stored, with the fingerprint of its messages.
@@ -27,7 +27,7 @@ def check_unchanged(stored: Mapping[str, Any], current: str) -> None:
     """
     if stored.get("same", current) != current:
         raise InputError(
-            f"the task cannot continue after the restart of the triggerer: the first {stored['published']} messages "
-            "are published, and the messages have changed since then, for example because a file was overwritten; "
-            "write each file under a temporary name, and rename it when it is complete"
+            f"the messages have changed since the first {stored['published']} messages were published, so the task "
+            "cannot continue. Perhaps a file was overwritten; write each file under a temporary name, and rename the "
+            "file when it is complete"
         )

@@ -96,7 +96,7 @@ class SqsPublisher:
     def _check_for_fifo(self, index: int, message: SqsMessage) -> None:
         if message.delay is not None:
             raise InputError(
-                f"messages[{index}]: FIFO queues have no delay= per message; set DelaySeconds of the queue"
+                f"messages[{index}]: a FIFO queue allows no delay= for a message; set DelaySeconds of the queue instead"
             )
 
     def _batches(self, start: int) -> Iterator[list[Entry]]:

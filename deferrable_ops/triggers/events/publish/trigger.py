@@ -144,9 +144,10 @@ class PublishEventTrigger(TaskTrigger):
         """Do nothing, because published messages cannot be withdrawn."""
 
     async def expired(self) -> Outcome:
-        """Return a failure that contains the last error from the attempts to publish."""
+        """Return a failure. Its reason contains the last error from publishing."""
         return Failure(
-            f"not published within the timeout of {self.timeout:g} s: {self._problem or 'the timeout was too short'}"
+            f"the messages were not published within the timeout of {self.timeout:g} s: "
+            f"{self._problem or 'the timeout was too short'}"
         )
 
     async def _publish_until_done(self) -> Outcome:
@@ -158,7 +159,7 @@ class PublishEventTrigger(TaskTrigger):
                 "%d messages of the files match no rule of merge= and are not published", self._left_over
             )
         if not messages:
-            self.log.warning("The files hold no messages; nothing to publish")
+            self.log.warning("The files hold no messages, so nothing is published")
             return Success(result)
         if self.channel is not None:
             return Success(result | await self._to_channel(messages))

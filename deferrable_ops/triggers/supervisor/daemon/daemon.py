@@ -91,7 +91,7 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
             if launches == _START_ATTEMPTS:
                 raise StepFailed(
                     f"supervisord was started {launches} times on {host.machine.name} and ended at once each time; "
-                    f"read {host.cfg.supervisord.logfile} there"
+                    f"read its log {host.cfg.supervisord.logfile} there"
                 )
             launches += await _launch(host)
         # The supervisord that was found or started is about to answer, or about to end.
@@ -107,7 +107,7 @@ async def stop(host: SupervisorHost) -> list[int]:
     """
     found, seconds = await _request_stop(host)
     if not await wait_until_gone(host, found, seconds):
-        host.log.warning("supervisord (pid %s) did not stop within %g s: killing it", found, seconds)
+        host.log.warning("supervisord (pid %s) did not stop within %g s; killing it", found, seconds)
         await host.check_claim()
         await wait_until_gone(host, await signal_daemons(host, "KILL"), host.timings.shutdown_timeout)
     await end_orphans(host, sessions=tuple(found), grace=stop_seconds(host.cfg))
@@ -184,7 +184,7 @@ async def _launch(host: SupervisorHost) -> bool:
         fix = (
             "install supervisor there, or add its directory to PATH in command_prefix"
             if is_remote(cfg)
-            else 'pip install "airflow-deferrable-ops[supervisor]"'
+            else 'run pip install "airflow-deferrable-ops[supervisor]" there'
         )
         raise StepFailed(f"supervisord is not installed on {host.machine.name}; {fix}", retryable=False)
     output = mask_secrets(result.output.strip(), cfg)

@@ -29,8 +29,8 @@ _REMOVE_POLL_SECONDS: Final = 0.2
 
 
 class _Changes:
-    """Changes of the configuration of one supervisord by this Python process: a lock for one change at a time, and the
-    number of changes so far.
+    """The changes that this Python process makes to the configuration of one supervisord. The lock allows one change at
+    a time; ``count`` is the number of changes so far.
     """
 
     def __init__(self) -> None:
@@ -100,8 +100,8 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
 
 
 async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
-    """Return whether a file has exactly the given content. Of a file that is longer than `content`, only the first
-    ``len(content) + 1`` bytes are read.
+    """Return whether a file has exactly the given content. If the file is longer than `content`, only its
+    first ``len(content) + 1`` bytes are read.
     """
     return await machine.read(path, 0, len(content) + 1) == content
 
@@ -119,7 +119,7 @@ async def update_groups(host: SupervisorHost) -> Drift:
     drift = await _replace_idle_groups(host, await find_drift(host.cfg, host.machine, host.rpc))
     if drift.unreadable:
         raise StepFailed(
-            "supervisord cannot read its configuration file; clear the task 'configure-supervisor'"
+            "supervisord cannot read its configuration file; clear the task 'configure-supervisor' to write the file"
         )
     if not (drift.changed or drift.removed):
         return drift
@@ -133,7 +133,10 @@ async def update_groups(host: SupervisorHost) -> Drift:
         return drift
     groups = (*drift.changed, *drift.removed)
     await host.check_claim()
-    host.log.info("Stopping the program groups that run with another configuration: %s", ", ".join(groups))
+    host.log.info(
+        "Stopping the program groups that run with another configuration than this task's: %s",
+        ", ".join(groups),
+    )
     await host.rpc.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     while drift.changed or drift.removed:
         await asyncio.sleep(host.timings.poll_interval)
@@ -205,8 +208,8 @@ async def apply_configuration(
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:
     """Stop groups of programs, and remove each group from supervisord after the group has stopped.
 
-    This function polls supervisord until a group has stopped. With a single call that waits for the stop, supervisord
-    could not respond to other calls in this time.
+    This function polls supervisord until a group has stopped. A single call that waits for the stop would block
+    supervisord, which could not respond to other calls in this time.
     """
     await client.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     try:
@@ -329,6 +332,6 @@ class DriftReconciler:
         if not drift:
             return _CURRENT
         self._log.info(
-            "Applied this task's configuration to supervisord. The configuration differed before: %s", drift
+            "Applied this task's configuration to supervisord. Before, these differences existed: %s", drift
         )
         return _OUTDATED

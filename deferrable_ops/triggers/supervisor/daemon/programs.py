@@ -38,8 +38,8 @@ _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 class StartSnapshot:
     """The start times of all processes before a step starts programs.
 
-    :param starts: the time of the newest start of each process, by the process's full name, in whole seconds since 1970
-        according to supervisord's clock; 0 if the process was never started.
+    :param starts: the time of the newest start of each process, by the process's full name; 0 if the process was never
+        started. The times are whole seconds since 1970 on supervisord's clock.
     :param restart: whether the step also restarts processes that are running.
     """
 
@@ -74,8 +74,8 @@ async def read_programs(host: SupervisorHost) -> list[Process]:
     for name, program in host.cfg.programs.items():
         if len(found[name]) < program.numprocs:
             raise StepFailed(
-                f"supervisord has loaded {len(found[name])} of the {program.numprocs} processes of {name!r}; clear the "
-                "tasks 'configure-supervisor' and 'start-supervisor'"
+                f"supervisord has loaded only {len(found[name])} of the {program.numprocs} processes of {name!r}; "
+                "clear the tasks 'configure-supervisor' and 'start-supervisor'"
             )
     by_priority = sorted(host.cfg.programs.items(), key=lambda item: item[1].priority)
     return [process for name, _ in by_priority for process in found[name]]
@@ -150,8 +150,8 @@ async def _stop_and_wait(host: SupervisorHost, read: Callable[[], Awaitable[list
         if time.monotonic() >= give_up_at:
             names = ", ".join(process.full_name for process in found if process.state in ALIVE)
             raise StepFailed(
-                f"{names} did not stop within {seconds:g} s, the limit in this configuration; raise stopwaitsecs of "
-                "the programs, or clear the DAG's task 'force-kill'"
+                f"{names} did not stop within {seconds:g} s, the longest stopwaitsecs in this configuration; raise "
+                "stopwaitsecs of the programs, or clear the DAG's task 'force-kill', which kills supervisord"
             )
         await asyncio.sleep(host.timings.poll_interval)
     return found

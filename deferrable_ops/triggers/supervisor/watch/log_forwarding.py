@@ -109,7 +109,8 @@ class LogForwarder:
                 chunk = await log.read(self._machine, status, length)
                 if chunk.has_gap:
                     self._log.warning(
-                        "[%s] output may be missing here: its log file was removed or emptied", log.label
+                        "[%s] output may be missing here, because its log file was removed or emptied",
+                        log.label,
                     )
                 await self._write(log, chunk.lines)
                 if limit is not None:

@@ -27,8 +27,8 @@ class LogChunk(NamedTuple):
 
 
 def regular_file(status: FileStatus | None) -> FileStatus | None:
-    """Return the status of a file if it is a regular file. Otherwise return None, because reading, for example from a
-    pipe, could block.
+    """Return the status of a file if it is a regular file. Otherwise return None, because a read from another kind
+    of file, such as a pipe, could block.
     """
     return status if status is not None and status.is_regular else None
 
@@ -173,8 +173,8 @@ class LogTail:
         return LogChunk(lines, len(data), self._lines.read_position.offset < status.size)
 
     async def _read_around(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
-        """Return the bytes before the read position and the bytes after it. Return None if the bytes before it have
-        changed.
+        """Return the bytes before the read position and the bytes after it. Return None if the bytes before
+        the read position have changed.
         """
         at = self._lines.read_position
         overlap = min(at.offset, OVERLAP)

@@ -159,7 +159,7 @@ class ProgramWatcher:
             return
         for (name, step), answer in zip(steps.items(), answers, strict=True):
             if isinstance(answer, SupervisordRefused) and answer.code != _ALREADY_DONE[step]:
-                self._log.warning("%s: %s", name, answer)
+                self._log.warning("Could not pause or resume %s: %s", name, answer)
 
     async def forward_output(self) -> None:
         """Copy new output of the programs to the task's log."""
@@ -172,7 +172,7 @@ class ProgramWatcher:
             await self._output.finish(self._last.processes)
 
     async def _restart_retried(self, processes: tuple[Process, ...]) -> list[Process]:
-        """Restart the processes that ended with the action RETRY, which is the reason why Airflow retries this task.
+        """Restart the processes that ended with the action RETRY. Airflow retries this task because of these processes.
 
         Return the processes that, according to the poll result, are not restarted yet. Until all of these processes are
         restarted, the caller must not evaluate poll results. If the triggerer is killed during the restarts, another
@@ -234,13 +234,13 @@ class ProgramWatcher:
             if step is CrashLoopStep.PAUSE:
                 history = now.histories[name]
                 self._log.warning(
-                    "%s is in a crash loop: keeping the process stopped for %d s (pause number %d)",
+                    "%s is in a crash loop; keeping the process stopped for %d s, then starting it (pause number %d)",
                     name,
                     (history.paused_until or 0) - _by_name(now)[name].now,
                     history.pauses,
                 )
             else:
-                self._log.info("The pause of %s is over: starting the process", name)
+                self._log.info("The pause of %s is over; starting the process", name)
 
     async def _verdict_without_answer(self, error: Exception) -> Verdict | None:
         unanswered = self._unanswered + 1
@@ -252,7 +252,9 @@ class ProgramWatcher:
                 return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} does not exist any more")
             is_slow = unanswered >= _MAX_UNANSWERED and await self._is_running()
         except MachineUnavailable as lost:
-            self._lose_contact("Lost contact with the machine; the programs keep running: %s", lost)
+            self._lose_contact(
+                "Lost contact with the machine, and retrying; the programs keep running. The error: %s", lost
+            )
             return None
         self._unanswered = unanswered
         if is_slow:

@@ -40,7 +40,7 @@ def multi(**arguments: Any) -> MultiEventSensor:
         ({"condition": "not orders"}, "'not' is not supported"),
         ({"condition": "at_least(3, orders, signoff)"}, "can never be true"),
         ({"condition": "{{ params.when }}"}, "cannot be a template"),
-        ({"keep": "best"}, "keep='best' is not one of 'first', 'last', 'all'"),
+        ({"keep": "best"}, "keep='best' is invalid; give 'first', 'last' or 'all'"),
         ({"since": "yesterday"}, "since='yesterday' is not a date and time; give"),
         ({"since": 5}, "since=5 is not a date and time"),
         ({"timeout": 0}, "timeout=0 must be above zero"),

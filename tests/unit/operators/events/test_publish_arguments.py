@@ -20,7 +20,10 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({}, "give one destination, as channel=, kafka= (a topic) or sqs= (a queue URL): none is given"),
+        (
+            {},
+            "no destination is given; give one destination, as channel=, kafka= (a topic) or sqs= (a queue URL)",
+        ),
         ({"kafka": "a", "sqs": QUEUE}, "kafka= and sqs= are given"),
         ({"kafka": "a", "payload": 1, "messages": [1]}, "payload= and messages= are given"),
         ({"kafka": "a", "file": "/a.txt", "files": ["/a.txt"]}, "file= and files= are given"),
@@ -43,8 +46,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
         ({"channel": "a", "file": "a.txt"}, "file='a.txt' must be an absolute path"),
         ({"channel": "a", "file": "s3://bucket/a.txt"}, "is a URL"),
         ({"channel": "a", "file": ["/a.txt"]}, "must be the path of a file"),
-        ({"channel": "a", "files": "/a.txt"}, "files= must be a list of paths"),
-        ({"channel": "a", "files": []}, "files= must be a list of paths"),
+        ({"channel": "a", "files": "/a.txt"}, "files= must be a list of at least one path"),
+        ({"channel": "a", "files": []}, "files= must be a list of at least one path"),
         ({"channel": "a", "files": ["/a.txt", "/b.csv"]}, "the file '/b.csv' has an unknown suffix"),
         ({"channel": "a", "file": "/a.txt", "file_format": "csv"}, "file_format='csv' is unknown"),
         ({"channel": "a", "file": "/a.txt", "select": "[?a ="}, "select='[?a =' is not JMESPath"),

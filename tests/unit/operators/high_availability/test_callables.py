@@ -81,4 +81,6 @@ def test_function_without_a_path_runs_on_workers(folders: Path) -> None:
     assert "is a partial" in str(triggerer_import_problem(functools.partial(plugin.check), file))
     assert "is a method" in str(triggerer_import_problem(Path(file).exists, file))
     original, plugin.check = plugin.check, print
-    assert "not the object that its module has" in str(triggerer_import_problem(original, file))
+    assert "cannot be imported from its module under the name" in str(
+        triggerer_import_problem(original, file)
+    )

@@ -71,7 +71,7 @@ def test_pool_argument_overrides_the_configuration(dag: DAG, given: dict[str, An
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"outlets": []}, "outlets= would be the same for all tasks"),
+        ({"outlets": []}, "outlets= is an argument for a single task"),
         ({"check_intervall": 5}, "check_intervall= is unknown"),
         ({"ssh_conn_id": "jobs"}, "ssh_conn_id= is unknown"),
     ],
@@ -123,7 +123,7 @@ def test_local_steps_start_on_a_worker_only_with_triggerer_queues(
     monkeypatch.setenv("AIRFLOW__TRIGGERER__QUEUES_ENABLED", "True")
     pinned = Supervisor(cfg=LOCAL, name="pinned")
     for step in steps:
-        assert "only a worker hands a task to the triggerers of its queue" in str(
+        assert "only a worker can pass a task to the triggerers of its queue" in str(
             getattr(pinned, step).worker_start_reason
         )
         assert getattr(there, step).worker_start_reason is None
@@ -181,7 +181,7 @@ def fails() -> Any:
     "given, message",
     [
         ({"host": 17}, "host=17 is not a host"),
-        ({"host": fails}, "host= is a function, and calling it failed with RuntimeError: no balancer"),
+        ({"host": fails}, "the function in host= failed; correct the function. RuntimeError: no balancer"),
         ({"host": SimpleNamespace(ip="10.0.0.1")}, "is not a host"),
         ({"port": True}, "port=True is not a port"),
         ({"port": SimpleNamespace(name="web")}, "is not a port"),

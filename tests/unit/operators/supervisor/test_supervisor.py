@@ -230,7 +230,7 @@ def test_subclass_creates_a_step(dag: DAG) -> None:
     [
         (
             {"begin": EmptyOperator},
-            "steps= has 'begin', which is not a step; give one of configure-supervisor",
+            "steps= has the key 'begin', which is not a step; use one of configure-supervisor",
         ),
         ({"stop-programs": print}, r"steps\['stop-programs'\] is a builtin_function_or_method"),
         ({"check-programs": EmptyOperator}, r"steps\['check-programs'\] must be a HighAvailabilityOperator"),

@@ -187,7 +187,8 @@ def test_directory_without_room_for_the_socket_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(getpass, "getuser", lambda: "me")
     cfg = SupervisorAirflowConfiguration(program={"w": {"command": "x"}})
     with pytest.raises(
-        InputError, match=r"cfg= is not a valid \w+:\s+: working_dir is too long: the path of the socket"
+        InputError,
+        match=r"cfg= is not a valid \w+; correct these fields:\s+: working_dir is too long, because the path of",
     ):
         Supervisor(dag=new_dag("a" * 24), cfg=cfg)
 

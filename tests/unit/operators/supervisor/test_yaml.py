@@ -246,7 +246,7 @@ def test_model_accepts_a_subclass_as_operator(models: ModuleType, dag: DAG) -> N
         pass
 
     assert type(models.SupervisorTask(task_id="run", cfg=CFG, operator=Mine).instantiate(dag=dag)) is Mine
-    with pytest.raises(ValueError, match="is not Supervisor or a subclass"):
+    with pytest.raises(ValueError, match="is not Supervisor or a subclass; give one of these classes"):
         models.SupervisorTask(task_id="run", cfg=CFG, operator="datetime.datetime")
 
 

@@ -75,7 +75,7 @@ async def test_expected_states_decide_which_state_is_a_success(
     outcome = await launch(runs, expected_states=expected).outcome()
     assert isinstance(outcome, Success if ends_well else Failure)
     if isinstance(outcome, Failure) and steps[-1] in ("DONE", "DRAINED"):
-        assert f"JOB_STATE_{steps[-1]}; expected_states= has only {expected[0]}" in outcome.reason
+        assert f"JOB_STATE_{steps[-1]}, but expected_states= has only {expected[0]}" in outcome.reason
 
 
 async def test_streaming_job_whose_type_is_returned_late_succeeds_when_it_runs(

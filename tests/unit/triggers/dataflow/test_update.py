@@ -109,7 +109,7 @@ async def test_without_update_an_active_job_with_the_name_fails_the_task(
     outcome = await deploy(runs, update=False).outcome()
     assert isinstance(outcome, Failure)
     assert old.id in outcome.reason
-    assert "set update=True to replace it" in outcome.reason
+    assert "set update=True to replace that job" in outcome.reason
     assert len(fake.jobs()) == 1
 
 

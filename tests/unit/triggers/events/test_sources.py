@@ -27,7 +27,7 @@ async def test_unknown_source_is_named_in_the_failure(runs: Runs, monkeypatch: p
     outcome = await runs.start(waiting_for_events({"orders": KafkaEvent("etl")})).outcome()
     assert isinstance(outcome, Failure)
     assert outcome.reason.startswith("kafka:kafka_default/etl: this version")
-    assert "wait for one of ChannelEvent" in outcome.reason
+    assert "use one of ChannelEvent" in outcome.reason
 
 
 class FakeSource:

@@ -164,7 +164,7 @@ async def test_since_before_the_retention_time_causes_a_warning(
         ({"events": {"a": {"type": "channel", "name": "no spaces"}}}, "name='no spaces' is not allowed"),
         ({"events": {"a": {"type": "channel", "name": "x", "match": "status =="}}}, "is not JMESPath"),
         ({"condition": "b"}, "events= has no name 'b'"),
-        ({"keep": "best"}, "keep='best' is not one of"),
+        ({"keep": "best"}, "keep='best' is invalid"),
         ({"since": "None"}, "since= rendered to an empty string"),
         ({"timezone": "Mars/Olympus"}, "unknown timezone"),
         ({"cron": "61 * * * *"}, "timeout="),

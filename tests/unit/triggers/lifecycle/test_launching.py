@@ -69,7 +69,7 @@ async def test_webhook_does_not_launch_again_after_a_restart_with_an_older_backu
     await lose(first)
     second = runs.start(trigger, first.attempt)
     await launched(second)
-    assert "An earlier run has launched the work; it is not launched again" in caplog.text
+    assert "An earlier run has launched the work, so the work is not launched again" in caplog.text
     # A further restart finds the row, and launches nothing either.
     await second.kill_process()
     third = runs.start(trigger, first.attempt)
@@ -118,7 +118,7 @@ async def test_row_that_is_lost_under_a_running_trigger_is_registered_again(
     # The database did not answer while it was restored.
     runs.inbox.database.interrupted_at = time.time()
     await launched(run)
-    assert "The inbox has lost this wait" in caplog.text
+    assert "The inbox no longer has this wait" in caplog.text
     await call_back(runs.inbox, run)
     assert await run.outcome() == Success(7)
     assert len(service.requests) == 1

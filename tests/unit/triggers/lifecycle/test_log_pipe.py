@@ -72,7 +72,7 @@ def read_kept_and_dropped(reader: socket.socket, count: int) -> tuple[list[int],
         *lines, data = data.split(b"\n")
         for line in lines:
             text = json.loads(line)["event"]
-            if "lines dropped" in text:
+            if "lines were dropped" in text:
                 dropped += int(text.split()[0].replace(",", ""))
             else:
                 kept.append(int(text))
@@ -139,5 +139,5 @@ def test_flush_waits_for_the_lines_but_not_for_a_reader(sockets: tuple[socket.so
 
 def test_nothing_is_changed_outside_a_triggerer() -> None:
     before = [os.fstat(descriptor) for descriptor in (1, 2)]
-    assert log_pipe.install() == "this process is not a triggerer's"
+    assert log_pipe.install() == "this process is not a triggerer"
     assert [os.fstat(descriptor) for descriptor in (1, 2)] == before

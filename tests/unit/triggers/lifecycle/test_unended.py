@@ -53,8 +53,8 @@ async def test_unended_tasks_are_logged(caplog: pytest.LogCaptureFixture) -> Non
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert (
-        "1 tasks were answered more than 60 s ago and have not ended, first sales.train of run manual"
-        in caplog.text
+        "1 tasks have had an outcome for more than 60 s, but have not ended in Airflow. The oldest is sales.train of "
+        "run manual" in caplog.text
     )
 
 

@@ -126,7 +126,8 @@ async def test_check_waits_for_an_unreachable_machine(
     assert not run.task.done(), "supervisord may still be running"
     assert (
         caplog.text.count(
-            "Lost contact with the machine; the programs keep running: airflow@web-3:22 is away"
+            "Lost contact with the machine, and retrying; the programs keep running. The error: "
+            "airflow@web-3:22 is away"
         )
         == 1
     )

@@ -157,7 +157,7 @@ async def test_teardown_without_task_states_uses_the_check(
         (
             Failure("no answer"),
             Failure(
-                "the task teardown could not decide whether to stop supervisord: no answer; clear that task"
+                "the task teardown could not decide whether to stop supervisord: no answer; clear the task teardown"
             ),
         ),
     ],
@@ -191,7 +191,7 @@ async def test_teardown_step_cleared_in_an_old_run_spares_a_newer_run(runs: Runs
     if other_run != "none":
         await runs.inbox.daemons.claim("/data/sup", "web-3", "", dag_id="dag", run_id=newer.run_id)
     outcome = await runs.start(step("stop-programs", gate_task_id="teardown"), attempt).outcome()
-    uses = Skip(f"the run {newer.run_id} uses this supervisord now")
+    uses = Skip(f"the DAG run {newer.run_id} uses this supervisord now")
     assert outcome == (uses if other_run == "watches" else TAKEN)
 
 

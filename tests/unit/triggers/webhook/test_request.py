@@ -83,7 +83,7 @@ async def test_server_errors_are_retried_and_client_errors_are_not() -> None:
         assert (answer.status, len(service.requests)) == (202, 3)
 
         service.answers = [(404, {"error": "no such job"})]
-        with pytest.raises(LaunchFailed, match=r"answered 404: .*no such job"):
+        with pytest.raises(LaunchFailed, match=r"answered with HTTP status 404: .*no such job"):
             await launch(service.url).send_with_retries(nothing, timeout=30)
         assert len(service.requests) == 4
 
@@ -121,7 +121,7 @@ async def test_invalid_url_fails_at_once_and_is_not_shown() -> None:
 async def test_redirect_is_not_followed() -> None:
     async with outside_service() as service:
         service.answers = [(302, {})]
-        with pytest.raises(LaunchFailed, match="answered 302"):
+        with pytest.raises(LaunchFailed, match="answered with HTTP status 302"):
             await launch(service.url).send_with_retries(nothing, timeout=30)
 
 

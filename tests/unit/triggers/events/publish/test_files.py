@@ -78,7 +78,7 @@ def test_messages_are_selected_and_merged(tmp_path: Path) -> None:
         ("a.txt", b"a\xff", "is not UTF-8 at byte 1"),
         ("a.parquet", "x", "has an unknown suffix; give file_format="),
         ("a.jsonl", "1\n" * 11, "hold 11 messages; a task publishes at most 10"),
-        ("a.txt", "x" * 101, "have more than 100 bytes"),
+        ("a.txt", "x" * 101, "have together more than 100 bytes"),
     ],
 )
 def test_malformed_file_is_named(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
@@ -91,7 +91,7 @@ def test_malformed_file_is_named(tmp_path: Path, name: str, content: str | bytes
 def test_files_have_a_total_size_limit(tmp_path: Path) -> None:
     paths = [write(tmp_path, f"{name}.txt", "x" * 60) for name in "ab"]
     assert len(read_payloads(paths[:1], max_bytes=100)[0]) == 1
-    with pytest.raises(InputError, match=r"more than 100 bytes, counted up to '.*b.txt'"):
+    with pytest.raises(InputError, match=r"the files up to '.*b.txt' have together more than 100 bytes"):
         read_payloads(paths, max_bytes=100)
 
 
@@ -142,7 +142,7 @@ async def test_file_without_messages_publishes_nothing(
         runs.start(PublishEventTrigger(channel="loads", file=write(tmp_path, "a.txt", "")))
     )
     assert value == {"count": 0}
-    assert "nothing to publish" in caplog.text
+    assert "nothing is published" in caplog.text
 
 
 async def test_too_large_payload_of_a_file_is_named(runs: Runs, tmp_path: Path) -> None:
