@@ -98,7 +98,7 @@ class Owner:
     async def wait(self, task_log: Any, *, cancel: bool = False) -> None:
         """Wait until this process may launch external work.
 
-        While waiting, log the reason at doubling intervals, up to an hour.
+        While waiting, log the reason again and again. The interval doubles each time, to at most an hour.
 
         :param task_log: the logger of the waiting task. The reason for waiting is written to this log.
         :param cancel: if True, wait until this process may also cancel external work.
