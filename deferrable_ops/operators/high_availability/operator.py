@@ -270,11 +270,11 @@ class HighAvailabilityOperator(TriggererOperator):
 
     def _add_params(self, dag: DAG) -> None:
         own = {
-            "run": Param(False, "Ignores the limits runtime, endtime and maxretrigger", type="boolean"),
-            "runtime": Param(None, "Replaces the operator's runtime, in seconds", type=["null", "number"]),
-            "endtime": Param(None, "Replaces the operator's endtime", type=["null", "string"], format="time"),
-            "maxretrigger": Param(None, "Replaces the operator's maxretrigger", type=["null", "integer"]),
-            "retrigger": Param(None, "The number of retriggers before this run", type=["null", "integer"]),
+            "run": Param(False, "Ignores runtime, endtime and maxretrigger", type="boolean"),
+            "runtime": Param(None, "Replaces runtime, in seconds", type=["null", "number"]),
+            "endtime": Param(None, "Replaces endtime", type=["null", "string"], format="time"),
+            "maxretrigger": Param(None, "Replaces maxretrigger", type=["null", "integer"]),
+            "retrigger": Param(None, "Retriggers before this run", type=["null", "integer"]),
         }
         for name, param in own.items():
             if f"{self.task_id}-force-{name}" not in dag.params:

@@ -124,7 +124,9 @@ def test_valid_arguments_are_accepted(arguments: dict[str, Any]) -> None:
 
 
 def test_stream_without_a_chosen_deadline_gets_a_note_when_the_dag_is_parsed() -> None:
-    with pytest.warns(UserWarning, match="load: after 7 days, this task fails .* the job keeps running"):
+    with pytest.warns(
+        UserWarning, match="'load' fails if its job is not drained after 7 days, but the job keeps running"
+    ):
         flex(expected_state="drained")
     with warnings.catch_warnings(action="error"):
         flex(expected_state="drained", on_timeout="drain")
@@ -353,7 +355,7 @@ def test_options_that_cannot_be_merged_are_refused() -> None:
 @pytest.mark.parametrize(
     "body, message",
     [
-        ({**BODY, "enviroment": {}}, "LaunchFlexTemplateRequest: "),
+        ({**BODY, "enviroment": {}}, "LaunchFlexTemplateRequest; "),
         ({**BODY, "environment": {"maxWorker": 3}}, "maxWorker"),
         ({**BODY, "environment": {"max_workers": "many"}}, "max_workers"),
         ({"launchParameter": BODY, "validate": True}, "validate"),

@@ -274,7 +274,7 @@ def test_no_attribute_contains_a_secret(dag: DAG) -> None:
 def test_example_of_airflow_supervisor_makes_its_dag() -> None:
     from deferrable_ops.operators.supervisor import AirflowConfiguration
 
-    with pytest.warns(UserWarning, match="Unix socket instead"):
+    with pytest.warns(UserWarning, match="only the Unix socket is used"):
         config = SupervisorAirflowConfiguration(
             airflow=AirflowConfiguration(port="*:9091"),
             working_dir="/data/airflow/supervisor",

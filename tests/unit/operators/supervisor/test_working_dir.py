@@ -216,7 +216,7 @@ def test_secrets_are_kept_with_one_warning() -> None:
     cfg = SupervisorAirflowConfiguration(program=PROGRAM, port=9001, **login, supervisorctl=login)
     made = Supervisor(dag=new_dag(), cfg=cfg).cfg
     assert made.to_cfg().count(PASSWORD) == 2
-    with pytest.warns(UserWarning, match="Unix socket instead") as caught:
+    with pytest.warns(UserWarning, match="only the Unix socket is used") as caught:
         Supervisor(dag=new_dag(), cfg={"program": PROGRAM, "port": "*:9001"})
     assert len(caught) == 1
 

@@ -136,7 +136,7 @@ def dag() -> Iterator[DAG]:
 
 
 def test_readmes_file_makes_its_configuration_and_its_dag(load: Any) -> None:
-    with pytest.warns(UserWarning, match="Unix socket instead"):
+    with pytest.warns(UserWarning, match="only the Unix socket is used"):
         config = load(README)
     made = config.extensions["supervisor"]
     assert isinstance(made, SupervisorAirflowConfiguration)
@@ -175,7 +175,7 @@ def test_file_is_rendered_as_a_dag_that_makes_the_same_tasks(load: Any) -> None:
     assert supervisor.cfg.policies["echo"].exit_codes[3] == "skip"
 
 
-@pytest.mark.filterwarnings("ignore:.*Unix socket instead")
+@pytest.mark.filterwarnings("ignore:.*only the Unix socket is used")
 def test_configuration_is_found_beside_the_calling_file(load: Any, tmp_path: Path) -> None:
     load(README)
     file = tmp_path / "my_dag.py"
