@@ -259,6 +259,21 @@ async def test_operating_fault_names_the_fix_and_passes_without_a_failure(
     await endless.close()
 
 
+async def test_cause_is_named_although_the_last_attempt_takes_too_long(empty_postgres_url: str) -> None:
+    statements = [
+        "DO $$ BEGIN RAISE EXCEPTION 'a fault' USING ERRCODE = '53100'; END $$",
+        "SELECT pg_sleep(9)",
+    ]
+
+    async def read(connection: AsyncConnection) -> None:
+        await connection.execute(text(statements.pop(0)))
+
+    database = Database(empty_postgres_url, 1)
+    with pytest.raises(InboxUnavailable, match="free space on the database server"):
+        await database.read(read)
+    await database.close()
+
+
 async def test_role_whose_connection_limit_is_reached_waits_for_a_connection(
     postgres: Postgres, empty_postgres_url: str
 ) -> None:

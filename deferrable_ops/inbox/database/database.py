@@ -238,6 +238,7 @@ class Database:
         """
         give_up_at = time.monotonic() + self.retry_timeout
         backoff = Backoff(first_pause=_FIRST_BACKOFF, longest_pause=_MAX_BACKOFF)
+        problem = ""
         while True:
             try:
                 if self.in_memory:
@@ -255,7 +256,10 @@ class Database:
                     raise
                 if not is_outage(error) and not await self._may_recover(error):
                     raise _permanent(error) from None
-                pause, problem = backoff.failed(), describe_with_fix(error)
+                pause = backoff.failed()
+                # The timeout of an attempt shows no cause, but an earlier error may have shown it.
+                if not problem or not isinstance(error, TimeoutError):
+                    problem = describe_with_fix(error)
                 if self.retry_timeout == math.inf:
                     outages.failed(INBOX, problem, lasts=REPORT_LASTS)
                 if time.monotonic() + pause > give_up_at:
