@@ -42,6 +42,7 @@ def test_task_that_starts_and_ends_in_the_triggerer_has_no_worker_process(
     assert [(attempt.number, attempt.pid, attempt.hostname) for attempt in task.tries()] == [(1, None, "")]
 
 
+@pytest.mark.long
 def test_worker_before_and_worker_after_a_deferral_are_two_of_one_attempt(
     airflow: RealAirflow, tmp_path: Path
 ) -> None:
@@ -55,6 +56,7 @@ def test_worker_before_and_worker_after_a_deferral_are_two_of_one_attempt(
     assert_executor_agrees(airflow, run)
 
 
+@pytest.mark.long
 def test_xcoms_come_back_as_the_types_that_went_in(airflow: RealAirflow, tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     run = airflow.trigger("harness_on_workers").wait_for("success")
@@ -67,6 +69,7 @@ def test_xcoms_come_back_as_the_types_that_went_in(airflow: RealAirflow, tmp_pat
         run.task("bash").xcom("other")
 
 
+@pytest.mark.long
 def test_log_of_a_waiting_task_can_be_read(airflow: RealAirflow, tmp_path: Path) -> None:
     task = airflow.trigger("harness_in_the_triggerer", {"file": str(tmp_path / "go")}).task("wait")
     task.wait_for("deferred")
@@ -75,6 +78,7 @@ def test_log_of_a_waiting_task_can_be_read(airflow: RealAirflow, tmp_path: Path)
     task.mark("failed")
 
 
+@pytest.mark.long
 def test_run_that_ends_otherwise_than_awaited_fails_the_test_at_once(
     airflow: RealAirflow, tmp_path: Path
 ) -> None:
@@ -86,6 +90,7 @@ def test_run_that_ends_otherwise_than_awaited_fails_the_test_at_once(
         run.wait_for("success")
 
 
+@pytest.mark.long
 def test_cleared_task_waits_again_in_a_second_attempt(airflow: RealAirflow, tmp_path: Path) -> None:
     run = airflow.trigger("harness_in_the_triggerer", {"file": str(tmp_path / "go")})
     task = run.task("wait").wait_for("deferred")

@@ -103,7 +103,8 @@ async def test_kill_between_commit_and_delete_neither_loses_nor_repeats_a_messag
     assert sorted(await payloads_in(inbox, queue)) == list(range(10))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("standard", marks=pytest.mark.long), "fifo"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["standard", "fifo"])
 async def test_repeated_kills_keep_each_message_once_and_in_order(
     server: RealSqs, processes: Processes, inbox: Inbox, queue: str, ordered: str, kind: str
 ) -> None:
