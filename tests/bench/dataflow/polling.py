@@ -119,7 +119,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     yield ratio(
         "memory per wait",
         [(ours.memory, rival.memory) for ours, rival in both],
-        target=None,
+        target=1.25,
         against="rival",
         unit="bytes",
     )
