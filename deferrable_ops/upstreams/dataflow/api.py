@@ -19,7 +19,12 @@ from deferrable_ops import settings
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError, DataflowUnavailable
 from deferrable_ops.upstreams.connection_extra import read_connection
-from deferrable_ops.upstreams.dataflow.credentials import SCOPES, describe_account, load_credentials
+from deferrable_ops.upstreams.dataflow.credentials import (
+    SCOPES,
+    LoadedCredentials,
+    describe_account,
+    load_credentials,
+)
 from deferrable_ops.upstreams.dataflow.errors import ApiCall, translate_errors
 from deferrable_ops.upstreams.dataflow.jobs import (
     MAX_MESSAGES,
@@ -37,7 +42,6 @@ if TYPE_CHECKING:
     import grpc.aio
 
 
-_UNIVERSE = "googleapis.com"
 _REGION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
 _CALL_TIMEOUT = 20.0
 _LAUNCH_TIMEOUT = 60.0
@@ -88,7 +92,7 @@ async def open_api(target: DataflowTarget, emulator_host: str | None) -> Api:
     if not project_id:
         account = describe_account(target.gcp_conn_id, target.impersonation_chain)
         raise ConfigurationError(f"{account} has no default project; set project_id=")
-    return Api(target, project_id, library, _channel(library, loaded.credentials))
+    return Api(target, project_id, library, _channel(library, loaded))
 
 
 class Api:
@@ -303,13 +307,12 @@ async def _project_with_emulator(target: DataflowTarget) -> str:
     return target.project_id or (extra or {}).get("project") or "emulator"
 
 
-def _channel(library: ModuleType, credentials: Any) -> grpc.aio.Channel:
+def _channel(library: ModuleType, loaded: LoadedCredentials) -> grpc.aio.Channel:
     transport = library.JobsV1Beta3AsyncClient.get_transport_class("grpc_asyncio")
-    universe = getattr(credentials, "universe_domain", None) or _UNIVERSE
-    endpoint = settings.dataflow_api_endpoint() or f"dataflow.{universe}"
+    endpoint = settings.dataflow_api_endpoint() or f"dataflow.{loaded.universe_domain}"
     return transport.create_channel(
         endpoint if ":" in endpoint else f"{endpoint}:443",
-        credentials=credentials,
+        credentials=loaded.credentials,
         scopes=SCOPES,
         options=list(_CHANNEL_OPTIONS),
         interceptors=[_deadline_check()],

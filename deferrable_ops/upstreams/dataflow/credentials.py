@@ -39,10 +39,11 @@ class _NoProvider(ConfigurationError):
 
 
 class LoadedCredentials(NamedTuple):
-    """Google credentials, and their project. The project is None if the credentials contain no project."""
+    """Google credentials, their project (None if they name no project), and their universe domain."""
 
     credentials: Credentials
     project_id: str | None
+    universe_domain: str = "googleapis.com"
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
@@ -73,9 +74,12 @@ def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ..
         else:
             loaded = _default_credentials(impersonation_chain)
         scoping.with_scopes_if_required(loaded.credentials, SCOPES).refresh(Request())
+        # This property may ask the metadata server.
+        universe = getattr(loaded.credentials, "universe_domain", None)
     except GoogleAuthError as error:
         raise _translated(error, account) from error
-    return loaded
+    universe = os.environ.get("GOOGLE_CLOUD_UNIVERSE_DOMAIN") or universe or loaded.universe_domain
+    return loaded._replace(universe_domain=universe)
 
 
 def describe_account(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> str:

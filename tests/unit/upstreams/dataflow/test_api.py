@@ -18,14 +18,6 @@ from deferrable_ops.upstreams.dataflow.jobs import DataflowTarget
 EMULATOR = "127.0.0.1:1"
 
 
-class Credentials(AnonymousCredentials):
-    """Credentials of a universe."""
-
-    def __init__(self, universe_domain: str) -> None:
-        super().__init__()
-        self._universe_domain = universe_domain
-
-
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The endpoints to which channels were opened."""
@@ -41,7 +33,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def load(monkeypatch: pytest.MonkeyPatch, universe: str, project_id: str | None) -> None:
-    loaded = LoadedCredentials(Credentials(universe), project_id)
+    loaded = LoadedCredentials(AnonymousCredentials(), project_id, universe)
     monkeypatch.setattr(api, "load_credentials", lambda *_: loaded)
 
 

@@ -156,6 +156,14 @@ def test_project_is_that_of_the_key(google: FakeGoogle) -> None:
     assert load_credentials(None, TARGET).project_id == "my-project"
 
 
+def test_universe_is_that_of_the_environment_or_of_the_credentials(
+    machine: FakeGoogle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_credentials(None, ()).universe_domain == "googleapis.com"
+    monkeypatch.setenv("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "example.cloud")
+    assert load_credentials(None, ()).universe_domain == "example.cloud"
+
+
 class Hook:
     """The google provider's hook, as far as credentials need it. Airflow has the connections in `found`."""
 
