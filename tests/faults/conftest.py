@@ -23,9 +23,11 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture
-def address() -> str:
-    """Where `new_service` and `new_postgres` listen. Tests with `hosts` replace it."""
-    return LOOPBACK
+def address(request: pytest.FixtureRequest) -> str:
+    """Where `new_service` and `new_postgres` listen: where the hosts can reach them, if the test has hosts."""
+    if "hosts" not in request.fixturenames:
+        return LOOPBACK
+    return str(request.getfixturevalue("hosts").address)
 
 
 @pytest.fixture

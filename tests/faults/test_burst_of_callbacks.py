@@ -31,11 +31,6 @@ async def all_waits(inbox_url: str) -> list[Wait]:
         await inbox.close()
 
 
-@pytest.fixture
-def address(hosts: Hosts) -> str:
-    return hosts.address
-
-
 def test_2000_tasks_called_back_within_10_s_all_end_in_the_triggerer(
     tmp_path: Path, new_postgres: Callable[[dict[str, str]], Postgres], hosts: Hosts
 ) -> None:

@@ -43,11 +43,6 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(5 * PATIENCE)]
 
 
 @pytest.fixture
-def address(hosts: Hosts) -> str:
-    return hosts.address
-
-
-@pytest.fixture
 def outside(new_service: Callable[[], OutsideService]) -> OutsideService:
     return new_service().start()
 

@@ -42,11 +42,6 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def address(hosts: Hosts) -> str:
-    return hosts.address
-
-
-@pytest.fixture
 def airflow(
     new_postgres: Callable[[dict[str, str]], Postgres], hosts: Hosts, tmp_path: Path
 ) -> Iterator[RealAirflow]:

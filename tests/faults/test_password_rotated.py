@@ -56,11 +56,6 @@ class Inbox:
 
 
 @pytest.fixture
-def address(hosts: Hosts) -> str:
-    return hosts.address
-
-
-@pytest.fixture
 def inbox(new_postgres: Callable[[dict[str, str]], Postgres], tmp_path: Path) -> Iterator[Inbox]:
     """An inbox on a server of its own, whose role must give its password."""
     server = new_postgres({"fsync": "off"})

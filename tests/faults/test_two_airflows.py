@@ -37,11 +37,6 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
-def address(hosts: Hosts) -> str:
-    return hosts.address
-
-
-@pytest.fixture
 def new_airflow(hosts: Hosts, tmp_path: Path) -> Iterator[Callable[[str, Database], RealAirflow]]:
     """Make Airflows, which are not started yet."""
     made: list[RealAirflow] = []

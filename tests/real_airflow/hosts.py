@@ -20,21 +20,12 @@ class Host:
     name: str
     address: str
     _namespace: str
-    _link: str
 
     @property
     def prefix(self) -> list[str]:
         """The command that replaces itself by the command after it, on this host."""
         named = f'hostname {self.name}; exec "$@"'
         return ["ip", "netns", "exec", self._namespace, "unshare", "--uts", "sh", "-c", named, self.name]
-
-    def cut(self) -> None:
-        """Pull the network cable: packets are lost, and no connection is closed."""
-        _ip("link", "set", self._link, "down")
-
-    def mend(self) -> None:
-        """Plug the cable in again."""
-        _ip("link", "set", self._link, "up")
 
 
 class Hosts:
@@ -62,11 +53,11 @@ class Hosts:
         """Add a host."""
         number = len(self._hosts) + 2
         namespace = f"{self._bridge}-{number}"
-        host = Host(name, f"{self._network}.{number}", namespace, f"h{number}-{os.getpid()}")
+        host, link = Host(name, f"{self._network}.{number}", namespace), f"h{number}-{os.getpid()}"
         _ip("netns", "add", namespace)
         self._hosts.append(host)
-        _ip("link", "add", host._link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-        _ip("link", "set", host._link, "master", self._bridge, "up")
+        _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _ip("link", "set", link, "master", self._bridge, "up")
         _ip("-n", namespace, "address", "add", f"{host.address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             _ip("-n", namespace, "link", "set", device, "up")
