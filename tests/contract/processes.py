@@ -55,11 +55,13 @@ def open_and_forget(url: str) -> None:
 
 def triggerer(url: str, tasks: list[str], registered: Path, seen: Path) -> None:
     """Register a wait for each task, and write its outcome to a file."""
+    known = set()
 
     async def follow(inbox: Inbox, task: str, file: Any) -> None:
         attempt = new_attempt(task, ti_id=task)
         with inbox.watcher.subscribe(attempt.wait_id) as changes:
             wait = await inbox.waits.register(new_wait(attempt))
+            known.add(wait.id)
             while wait.state is WaitState.WAITING:
                 wait = await changes.next()
         file.write(json.dumps([wait.id, getattr(wait.outcome, "value", None)]) + "\n")
@@ -69,7 +71,7 @@ def triggerer(url: str, tasks: list[str], registered: Path, seen: Path) -> None:
         inbox = await Inbox.open(url, retry_timeout=RETRY_TIMEOUT)
         with seen.open("a") as file:
             following = [asyncio.create_task(follow(inbox, task, file)) for task in tasks]
-            while len(inbox.watcher.watched) < len(tasks) or len(await inbox.waits.find()) < len(tasks):
+            while len(known) < len(tasks):
                 await asyncio.sleep(0.02)
             registered.touch()
             await asyncio.gather(*following)

@@ -57,15 +57,12 @@ def test_acknowledged_callbacks_survive_killed_endpoints_and_triggerers(
 
 def _start_triggerers(url: str, folder: Path, tasks: list[str]) -> list:  # type: ignore[type-arg]
     halves = [tasks[: WAITS // 2], tasks[WAITS // 2 :]]
+    registered = [folder / f"registered-{uuid4()}" for _ in halves]
     started = [
-        start(triggerer, url, half, folder / f"registered-{number}-{uuid4()}", folder / f"seen-{number}")
+        start(triggerer, url, half, registered[number], folder / f"seen-{number}")
         for number, half in enumerate(halves)
     ]
-    wait_until(
-        lambda: len(list(folder.glob("registered-*"))) % 2 == 0 and any(folder.glob("registered-*")),
-        "the waits to be registered",
-        every=0.02,
-    )
+    wait_until(lambda: all(file.exists() for file in registered), "the waits to be registered", every=0.02)
     return started
 
 
