@@ -20,10 +20,13 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+from deferrable_ops.exceptions import AirflowUnavailable, DeploymentError
+
 INBOX: Final = "the inbox"
 DEPLOYMENT: Final = "the deployment"
-_COMMON: Final = frozenset({INBOX, DEPLOYMENT})
-"""Every waiting task depends on these two systems."""
+AIRFLOW: Final = "Airflow's API"
+_COMMON: Final = frozenset({INBOX, DEPLOYMENT, AIRFLOW})
+"""Every waiting task depends on these systems."""
 
 REPORT_LASTS: Final = 120.0
 """An outage counts as over if it was not reported again for this many seconds."""
@@ -250,6 +253,13 @@ class Outages:
         if outage is not None:
             ended = self._ended.setdefault(source, deque(maxlen=_ENDED_PER_SOURCE))
             ended.append((outage.since, at, outage.error))
+
+
+def common_source(error: BaseException) -> str | None:
+    """Return the name of the system that failed, if every waiting task depends on this system; None otherwise."""
+    if isinstance(error, DeploymentError):
+        return DEPLOYMENT
+    return AIRFLOW if isinstance(error, AirflowUnavailable) else None
 
 
 def kafka_source(conn_id: str) -> str:

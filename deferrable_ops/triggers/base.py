@@ -20,7 +20,7 @@ from deferrable_ops.error_table import ErrorKind, kind_of, retry_can_help
 from deferrable_ops.exceptions import DeferrableOpsError, DeploymentError, InputError, NotOwner, UnknownWait
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.watcher import Subscription
-from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, outages
+from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, common_source, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
@@ -458,10 +458,8 @@ class TaskTrigger(Launching, BaseTrigger):
         return None
 
     def _report_outage(self, error: BaseException, pause: float) -> None:
-        if isinstance(error, DeploymentError):
-            source = DEPLOYMENT
-        else:
-            source = self.sources[0] if self.sources else f"the system of {self.feature}"
+        own = self.sources[0] if self.sources else f"the system of {self.feature}"
+        source = common_source(error) or own
         # The next run of wait() may fail late, after a timeout of a minute.
         outages.failed(source, str(error) or type(error).__name__, lasts=pause + REPORT_LASTS)
 

@@ -119,6 +119,29 @@ def test_streaming_job_is_waited_for_until_it_is_drained(
     assert run.worker_processes() == 0
 
 
+@once
+def test_updated_stream_keeps_its_name_and_the_earlier_task_waits_for_the_replacement(
+    airflow: RealAirflow, dataflow: OutsideDataflow
+) -> None:
+    dataflow.script(dataflow.prefix, RUNNING, streaming=True)
+    earlier = airflow.trigger("dataflow_updated", {"job": dataflow.prefix})
+    [replaced] = dataflow.wait_for_jobs()
+    later = airflow.trigger("dataflow_updated", {"job": dataflow.prefix})
+    replaced, replacement = dataflow.wait_for_jobs(2)
+    dataflow.tell("move", replacement.id, "DRAINED")
+
+    for run in (earlier, later):
+        run.wait_for("success")
+        assert run.task("job").xcom()["id"] == replacement.id
+        assert run.worker_processes() == 0
+    assert (replaced.name, replacement.name) == (dataflow.prefix, dataflow.prefix)
+    assert (replaced.state, replaced.stops_asked) == ("UPDATED", [])
+    assert "update" not in replaced.request["launchParameter"]
+    assert replacement.request["launchParameter"]["update"] is True
+    assert replacement.request["launchParameter"]["transformNameMappings"] == {"Read": "ReadOrders"}
+    assert len(dataflow.jobs()) == 2
+
+
 @pytest.mark.both_databases
 def test_deadline_cancels_the_job_and_fails_the_task(airflow: RealAirflow, dataflow: OutsideDataflow) -> None:
     run = airflow.trigger("dataflow_timeout", {"job": dataflow.prefix})

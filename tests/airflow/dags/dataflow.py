@@ -49,6 +49,22 @@ with DAG("dataflow_timeout", schedule=None):
 with DAG("dataflow_drained", schedule=None):
     DataflowFlexTemplateOperator(task_id="job", expected_state="drained", on_kill="drain", **FLEX)
 
+with DAG("dataflow_updated", schedule=None):
+    DataflowFlexTemplateOperator(
+        task_id="job",
+        append_job_name=False,
+        update=True,
+        transform_name_mapping={"Read": "ReadOrders"},
+        expected_state="drained",
+        on_kill="leave",
+        on_timeout="drain",
+        **FLEX,
+    )
+
+with DAG("dataflow_default_account", schedule=None):
+    without_project = {name: value for name, value in FLEX.items() if name != "project_id"}
+    DataflowFlexTemplateOperator(task_id="job", **without_project)
+
 with DAG("dataflow_leave", schedule=None):
     DataflowFlexTemplateOperator(task_id="job", on_kill="leave", **FLEX)
 

@@ -119,8 +119,17 @@ async def test_error_that_does_not_pass_ends_at_the_deadline(
     assert (await inbox.waits.get(trigger.identify().wait_id)).state is WaitState.EXPIRED
 
 
+@pytest.mark.parametrize(
+    ("error", "source"),
+    [
+        (KafkaUnavailable("no broker answers"), "Kafka (logs)"),
+        (AirflowUnavailable("no answer"), "Airflow's API"),
+        (DeploymentError("a wrong Fernet key"), "the deployment"),
+    ],
+    ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
+)
 async def test_reason_of_a_timeout_has_the_outage(
-    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, error: Exception, source: str
 ) -> None:
     class Reading(Flaky):
         first_retry_pause: ClassVar[float] = 60.0
@@ -132,14 +141,14 @@ async def test_reason_of_a_timeout_has_the_outage(
     clock = [0.0]
     seen = Outages(lambda: clock[0])
     monkeypatch.setattr(base, "outages", seen)
-    trigger = in_triggerer(Reading(KafkaUnavailable("no broker answers"), timeout=1.0))
+    trigger = in_triggerer(Reading(error, timeout=1.0))
     running = asyncio.create_task(event_of(trigger))
     await eventually(seen.active, "the outage")
     clock[0] = 15.0
     assert isinstance(await running, TaskFailedEvent)
     wait = await inbox.waits.get(trigger.identify().wait_id)
     assert wait.outcome == Failure(
-        "no result within the timeout of 1 s; Kafka (logs) was unreachable for 1 of 1 s: no broker answers"
+        f"no result within the timeout of 1 s; {source} was unreachable for 1 of 1 s: {error}"
     )
 
 
