@@ -52,6 +52,7 @@ def test_task_that_a_user_ends_has_its_job_cancelled_drained_or_left(
         assert run.worker_processes() == 0
 
 
+@pytest.mark.long
 def test_restarted_triggerer_goes_on_with_the_job_and_one_that_was_ended_meanwhile_is_stopped(
     airflow: RealAirflow, dataflow: OutsideDataflow
 ) -> None:

@@ -142,7 +142,6 @@ def test_updated_stream_keeps_its_name_and_the_earlier_task_waits_for_the_replac
     assert len(dataflow.jobs()) == 2
 
 
-@pytest.mark.both_databases
 def test_deadline_cancels_the_job_and_fails_the_task(airflow: RealAirflow, dataflow: OutsideDataflow) -> None:
     run = airflow.trigger("dataflow_timeout", {"job": dataflow.prefix})
     [job] = dataflow.wait_for_jobs()

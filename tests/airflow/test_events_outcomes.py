@@ -69,7 +69,6 @@ def test_wait_for_several_shows_progress_and_ends_when_its_condition_is_true(
     assert run.worker_processes() == 0
 
 
-@pytest.mark.both_databases
 def test_late_event_fails_only_its_task_which_succeeds_after_a_clear(
     airflow: RealAirflow, channel: GitHubChannel
 ) -> None:

@@ -129,6 +129,7 @@ def test_continue_goes_on_checking_until_the_check_says_otherwise(scripts: dict[
         assert run.worker_processes() == 0
 
 
+@pytest.mark.long
 def test_timeout_retriggers_with_the_last_result(scripts: dict[str, Script]) -> None:
     for result, script in scripts.items():
         script.says((result, "continue"), ("pass", "stop"))
@@ -205,6 +206,7 @@ def test_forced_maxretrigger_and_count_hold_for_the_run(script: Script) -> None:
     assert second.task("ha").xcom() == ["pass", "stop"]
 
 
+@pytest.mark.long
 @once
 def test_tasks_in_a_group_have_the_groups_ids(script: Script) -> None:
     script.says(("pass", "retrigger"), ("pass", "stop"))

@@ -69,6 +69,7 @@ def run_ended_as_its_check_returned(airflow: RealAirflow) -> None:
     assert behind == {"skipped", "upstream_failed" if (result, action) == ("fail", "stop") else "success"}
 
 
+@pytest.mark.long
 def test_function_of_the_dag_file_takes_a_worker_for_each_check_and_none_between(
     airflow: RealAirflow, tmp_path: Path
 ) -> None:
@@ -135,7 +136,6 @@ def test_triggerer_that_is_restarted_between_two_checks_goes_on(airflow: RealAir
     assert run.task("ha").try_number == 1
 
 
-@pytest.mark.both_databases
 def test_cleared_check_may_retrigger_again_and_a_cleared_retrigger_starts_no_second_run(
     airflow: RealAirflow, tmp_path: Path
 ) -> None:

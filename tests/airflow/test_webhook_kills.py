@@ -42,6 +42,7 @@ def test_task_marked_failed_has_its_work_cancelled_once(
     assert len(outside.requests(f"/cancel/{request.idempotency_key}")) == 1
 
 
+@pytest.mark.long
 def test_restarted_triggerer_goes_on_waiting_and_learns_of_what_happened_meanwhile(
     airflow: RealAirflow, outside: OutsideService
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from faults.support.dataflow_tasks import waits_of
 
 from deferrable_ops.outcome import Success
@@ -16,7 +15,6 @@ OF_A_RUN = 25  # launches in each of the two places
 RUNS = 4  # with `--long`; otherwise one
 
 
-@pytest.mark.both_databases
 def test_each_launch_is_one_job_although_the_triggerer_is_killed_before_replies_and_others_are_lost(
     airflow: RealAirflow, dataflow: OutsideDataflow, full_load: bool
 ) -> None:

@@ -11,7 +11,6 @@ from real_airflow import RealAirflow, Run, wait_until
 CHAINS = 12
 
 
-@pytest.mark.both_databases
 def test_each_run_is_followed_by_exactly_one_although_the_triggerer_is_killed_while_it_is_due(
     airflow: RealAirflow, tmp_path: Path, full_load: bool
 ) -> None:

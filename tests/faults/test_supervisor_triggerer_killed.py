@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from faults.support.supervisors import end_all, held_pipelines
 
 from real_airflow import RealAirflow
 
 
-@pytest.mark.both_databases
 def test_each_step_is_finished_by_the_next_triggerer_and_starts_nothing_twice(airflow: RealAirflow) -> None:
     pipelines = held_pipelines(airflow, "after")
 
