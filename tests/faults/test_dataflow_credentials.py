@@ -98,6 +98,7 @@ def test_five_jobs_outlive_every_failure_of_credentials_and_reads_at_a_restart(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 def test_task_without_project_and_connection_uses_the_default_ones(
     airflow: RealAirflow, google_provider: Path, tmp_path: Path

@@ -112,7 +112,7 @@ class DataflowTrigger(TaskTrigger):
     def __init__(
         self,
         *,
-        project_id: str | None = "",
+        project_id: str | None = None,
         region: str = "",
         gcp_conn_id: str | None = None,
         impersonation_chain: str | list[str] | None = None,

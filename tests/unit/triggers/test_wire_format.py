@@ -38,7 +38,6 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "job_id": "",
         "log_messages": "WARNING",
         "poll_interval": 30.0,
-        "project_id": "",
         "region": "",
         "result": "job",
     },
@@ -47,7 +46,6 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "kind": "flex",
         "log_messages": "WARNING",
         "poll_interval": 30.0,
-        "project_id": "",
         "region": "",
         "result": "job",
         "update": False,
@@ -57,7 +55,6 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "deferrable_ops.triggers.dataflow.DataflowStopTrigger": {
         "how": "cancel",
         "poll_interval": 30.0,
-        "project_id": "",
         "region": "",
         "wait_until_finished": True,
     },
