@@ -34,16 +34,17 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
 
 async def look_after_inbox(inbox: Inbox) -> None:
-    """Read or make the id of this Airflow's deployment. Then settle the waits whose task ended while no triggerer ran.
+    """Read or make the id of this Airflow's deployment. Then settle the waits whose task ended while no triggerer ran,
+    and request the stop of supervisords whose DAG run is over.
 
     This function runs in the API server, because the API server can query Airflow's metadata database.
     """
     from deferrable_ops.deployment import this_process
-    from deferrable_ops.metadata_database import ensure_deployment, find_ended
+    from deferrable_ops.metadata_database import ensure_deployment, find_ended, find_over
     from deferrable_ops.triggers.lifecycle.sweeper import Sweeper
 
     this_process.learn(await asyncio.to_thread(ensure_deployment))
-    await _for_each_inbox(inbox, lambda one: Sweeper(one, find_ended).run())
+    await _for_each_inbox(inbox, lambda one: Sweeper(one, find_ended, find_over).run())
 
 
 async def report_unended_tasks(inbox: Inbox) -> None:

@@ -1,4 +1,4 @@
-"""Background work of a triggerer: announce its host, delete old inbox rows, cancel the external work of ended waits."""
+"""Background work of a triggerer: announce its host, delete old rows, cancel external work, carry out requests."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.inbox.hosts import Component
 from deferrable_ops.triggers.lifecycle import log_pipe
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
+from deferrable_ops.triggers.lifecycle.requests import RequestRunner
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ async def _run() -> None:
             inbox.hosts.announce(Component.TRIGGERER),
             _act_for_deployment(inbox, reading),
             inbox.outages.run(),
+            RequestRunner(inbox).run(),
         )
 
 
