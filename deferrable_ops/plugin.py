@@ -7,6 +7,7 @@ the endpoint.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,14 @@ class DeferrableOpsPlugin(AirflowPlugin):
     """The plugin that mounts the endpoint in Airflow's API server."""
 
     name = "deferrable_ops"
+
+    @classmethod
+    def on_load(cls, *_: Any, **__: Any) -> None:
+        """In the command ``airflow triggerer``, start the background work of this library with the triggerer."""
+        if "triggerer" in sys.argv[1:2]:
+            from deferrable_ops.triggers.lifecycle.background import start_with_triggerer
+
+            start_with_triggerer()
 
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

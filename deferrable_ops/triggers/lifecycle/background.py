@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
 from contextvars import Context
+from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,28 @@ def start() -> None:
         _running[loop] = loop.create_task(_run(), name="deferrable-ops background", context=Context())
         if reason := log_pipe.install():
             log.debug("Log lines may block this triggerer, because its log is not buffered (%s)", reason)
+
+
+def start_with_triggerer() -> None:
+    """Let each triggerer process that this process forks start the background work at once.
+
+    Otherwise, the background work would start with the first trigger of this library, and no request would be carried
+    out as long as no task of this library waits. If this release of Airflow starts a triggerer in another way than the
+    tested releases, nothing is changed.
+    """
+    from airflow.jobs import triggerer_job_runner
+
+    runner: Any = getattr(triggerer_job_runner, "TriggerRunner", None)
+    connect = getattr(runner, "init_comms", None)
+    if not asyncio.iscoroutinefunction(connect) or hasattr(connect, "__wrapped__"):
+        return
+
+    @wraps(connect)
+    async def connect_and_start(self: Any) -> None:
+        await connect(self)
+        start()
+
+    runner.init_comms = connect_and_start
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
