@@ -230,6 +230,16 @@ async def test_deadline_that_pauses_passes_while_a_triggerer_runs(inbox: Inbox) 
     assert await state_of(inbox, wait.id) is WaitState.EXPIRED
 
 
+async def test_deadline_pauses_for_at_most_30_days(inbox: Inbox) -> None:
+    wait = await register(inbox, deadline_pauses=True)
+    await unseen(inbox, wait.id, seconds=29 * 86_400.0, timeout=60.0)
+    await inbox.waits.expire(None)
+    assert await state_of(inbox, wait.id) is WaitState.WAITING
+    await unseen(inbox, wait.id, seconds=31 * 86_400.0, timeout=60.0)
+    await inbox.waits.expire(None)
+    assert await state_of(inbox, wait.id) is WaitState.EXPIRED
+
+
 async def test_wait_is_seen_while_its_trigger_is_subscribed(two: tuple[Inbox, Inbox]) -> None:
     wait = await register(two[0], deadline_pauses=True)
     deadline = await unseen(two[0], wait.id, seconds=300.0, timeout=60.0)

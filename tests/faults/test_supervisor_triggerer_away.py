@@ -22,6 +22,7 @@ TEARDOWN = ("teardown", "stop-programs", "stop-supervisor", "unconfigure-supervi
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @once
 def test_steps_go_on_when_the_triggerer_comes_back_after_five_minutes(airflow: RealAirflow) -> None:
     pipelines = held_pipelines(airflow, "before")

@@ -20,6 +20,8 @@ _NO_HEARTBEAT = json.dumps(outcome_to_json(Failure("no heartbeat arrived within 
 
 # If no triggerer has run the trigger of a wait for this many seconds, a deadline that can pause is paused.
 _SEEN_LASTS: Final = 15.0
+# The longest pause, 30 days. After it, also the wait of a deleted task ends.
+_LONGEST_PAUSE: Final = 30 * 86_400.0
 _PAUSES: Final = and_(IS_WAITING, waits.c.seen_at.is_not(None))
 
 
@@ -141,7 +143,11 @@ def _first_due(now: float) -> Select[tuple[float | None, float | None]]:
 
 def _counts(now: float) -> ColumnElement[bool]:
     """Return the SQL condition that is true if the deadline of a wait is not paused."""
-    return or_(waits.c.seen_at.is_(None), waits.c.seen_at >= now - _SEEN_LASTS)
+    is_seen, is_forgotten = (
+        waits.c.seen_at >= now - _SEEN_LASTS,
+        waits.c.seen_at < now - _LONGEST_PAUSE,
+    )
+    return or_(waits.c.seen_at.is_(None), is_seen, is_forgotten)
 
 
 def _is_late(now: float) -> ColumnElement[bool]:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from integration.supervisor.support import BEGIN, SLEEP, Life, Place, on_host, until_killed
+from integration.supervisor.support import (
+    BEGIN,
+    SLEEP,
+    Life,
+    Place,
+    answered,
+    ask,
+    on_host,
+    owned_inbox,
+    until_killed,
+)
 from sqlalchemy import update
 from unit.high_availability.support import facts
 from unit.triggers.support import eventually, new_attempt
 
-from deferrable_ops.deployment import Deployment
 from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.inbox import Attempt, Inbox, WaitState
-from deferrable_ops.inbox.daemons import DaemonLocation
 from deferrable_ops.inbox.database.database import Transaction
 from deferrable_ops.inbox.database.schema import waits
-from deferrable_ops.inbox.owner import Owner
-from deferrable_ops.inbox.requests import Request, RequestKind, RequestState, arguments_for
+from deferrable_ops.inbox.requests import RequestKind, RequestState
 from deferrable_ops.outcome import Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.triggers.lifecycle.requests import RequestRunner
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
-from deferrable_ops.triggers.supervisor.configuration import daemon_name, serialize_configuration
+from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -33,38 +38,7 @@ pytest.importorskip("supervisor.supervisord")
 @pytest.fixture
 def inbox(place: Place) -> Inbox:
     """The inbox, which belongs to the Airflow of this process."""
-    inbox = place.runs.inbox
-    inbox.owner = Owner(inbox.database, deployment=Deployment("production"))
-    for part in (inbox.waits, inbox.launches, inbox.cancellations, inbox.requests):
-        part._owner = inbox.owner
-    return inbox
-
-
-async def daemon_of(inbox: Inbox, cfg: SupervisorAirflowConfiguration) -> DaemonLocation:
-    found = await inbox.daemons.find(daemon_name(cfg))
-    assert found is not None
-    return found
-
-
-async def ask(inbox: Inbox, cfg: SupervisorAirflowConfiguration, kind: RequestKind, **more: Any) -> Request:
-    daemon = await daemon_of(inbox, cfg)
-    return await inbox.requests.add(kind, daemon.name, arguments_for(daemon) | more, "ann@web-1")
-
-
-async def answered(inbox: Inbox, request: Request) -> Request:
-    """Run a triggerer's background work until it has tried to carry out the request."""
-    runner = asyncio.create_task(RequestRunner(inbox, interval=0.05).run())
-    try:
-        async with asyncio.timeout(30):
-            while True:
-                found = await inbox.requests.get(request.id)
-                assert found is not None
-                if found.attempts or found.done_at:
-                    return found
-                await asyncio.sleep(0.02)
-    finally:
-        runner.cancel()
-        await asyncio.gather(runner, return_exceptions=True)
+    return owned_inbox(place)
 
 
 async def pids(place: Place, cfg: SupervisorAirflowConfiguration) -> dict[str, int]:

@@ -13,7 +13,6 @@ from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.inbox import Attempt, NewWait
 from deferrable_ops.operators.supervisor import (
     Supervisor,
     SupervisorAirflowConfiguration,
@@ -247,24 +246,24 @@ async def test_worker_passes_the_run_facts_to_the_trigger(name: str) -> None:
     assert deferred.value.timeout.total_seconds() == one.airflow_timeout
 
 
-async def test_step_whose_airflow_timeout_has_passed_is_deferred_again() -> None:
+async def test_step_whose_airflow_timeout_has_passed_is_deferred_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     step: Any = Supervisor(cfg=LOCAL).stop_supervisor
     dag_run = SimpleNamespace(dag_id="d", run_id="run", run_type="manual", conf={}, start_date=NOW)
     names = {"dag_id": "d", "run_id": "run", "task_id": step.task_id, "map_index": -1}
     ti = SimpleNamespace(id="01a1fd9a-991e-7f0c-8071-3e438f570c00", try_number=1, **names)
     context = {"dag_run": dag_run, "params": {}, "ti": ti}
-    async with memory_inbox() as inbox:
+    timed_out = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    async with memory_inbox():
         with pytest.raises(TaskDeferred) as deferred:
-            step.resume_execution("__fail__", {"error": TriggerFailureReason.TRIGGER_TIMEOUT}, context)
+            step.resume_execution("__fail__", timed_out, context)
         assert deferred.value.trigger.serialize()[1]["step"] == "stop-supervisor"
         with pytest.raises(TaskDeferralError):
             step.resume_execution("__fail__", {"error": "Trigger failure"}, context)
-        # If the step has ended in the meantime, its result counts.
-        attempt = Attempt.of(ti, None)
-        wait = await inbox.waits.register(NewWait(attempt, "supervisor", 60))
-        await inbox.waits.settle(wait.id, Success({"stopped": [7]}))
-        timed_out = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
-        assert step.resume_execution("__fail__", timed_out, context) == {"stopped": [7]}
+    # If the step has ended in the meantime, its result counts.
+    monkeypatch.setattr("deferrable_ops.operators.base.read_outcome", lambda _: Success({"stopped": [7]}))
+    assert step.resume_execution("__fail__", timed_out, context) == {"stopped": [7]}
 
 
 def test_step_timeout_includes_the_programs_times() -> None:

@@ -325,7 +325,7 @@ def test_airflow_does_not_end_a_step_before_its_own_timeout(
     assert step.start_trigger_args is not None
     assert step.start_trigger_args.timeout == timedelta(seconds=seconds)
     kwargs = step.start_trigger_args.trigger_kwargs
-    assert kwargs["timeout"] < 130.0
+    assert kwargs["timeout"] == min(160.0, seconds)
     assert kwargs.get("airflow_timeout") == (None if given is None else seconds)
 
 
