@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import make_url, select, update
+from sqlalchemy import make_url, select, tuple_, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from deferrable_ops import settings
@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 _DEFAULT_PORTS: Final = {"postgresql": 5432, "mysql": 3306}
 _ENDED: Final = frozenset({"success", "failed", "skipped", "upstream_failed", "removed", "up_for_retry"})
 """The states of a task instance whose attempt is over."""
+_UNDER_WAY: Final = frozenset(
+    {"deferred", "scheduled", "queued", "running", "restarting", "up_for_retry", "up_for_reschedule"}
+)
+"""The states of a task instance that Airflow still runs, or will run again."""
 _ROWS_PER_QUERY: Final = 500
 _TRIES: Final = 10
 _DESCRIPTION: Final = (
@@ -111,6 +115,34 @@ async def find_ended(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]
         if (found := newest.get(attempt.ti_id)) is not None
         and (found[0] > attempt.try_number or (found[0] == attempt.try_number and found[1] in _ENDED))
     ]
+
+
+async def find_over(runs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the DAG runs that are over or deleted, if no other run of their DAG is queued or running.
+
+    :param runs: pairs of a DAG id and a run id.
+    """
+    busy_dags, busy_runs = await asyncio.to_thread(_under_way, runs)
+    return [run for run in runs if run[0] not in busy_dags and run not in busy_runs]
+
+
+def _under_way(runs: Sequence[tuple[str, str]]) -> tuple[set[str], set[tuple[str, str]]]:
+    """Return the DAGs that have a queued or running DAG run, and the given DAG runs of which Airflow still runs tasks.
+
+    Teardown tasks may run after a user has ended their DAG run.
+    """
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from airflow.utils.state import State
+
+    dags = select(DagRun.dag_id).where(
+        DagRun.dag_id.in_({dag_id for dag_id, _ in runs}), DagRun.state.in_(State.unfinished_dr_states)
+    )
+    run_of_task = (TaskInstance.dag_id, TaskInstance.run_id)
+    tasks = select(*run_of_task).where(tuple_(*run_of_task).in_(runs), TaskInstance.state.in_(_UNDER_WAY))
+    with create_session() as session:
+        return {*session.scalars(dags)}, {(dag_id, run_id) for dag_id, run_id in session.execute(tasks)}
 
 
 def find_orphaned(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]:

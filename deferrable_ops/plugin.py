@@ -7,6 +7,7 @@ the endpoint.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,14 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
     name = "deferrable_ops"
 
+    @classmethod
+    def on_load(cls, *_: Any, **__: Any) -> None:
+        """In the command ``airflow triggerer``, start the background work of this library with the triggerer."""
+        if "triggerer" in sys.argv[1:2]:
+            from deferrable_ops.triggers.lifecycle.background import start_with_triggerer
+
+            start_with_triggerer()
+
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The endpoint's app, which is created when the API server or ``airflow plugins`` reads this property."""
@@ -34,16 +43,17 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
 
 async def look_after_inbox(inbox: Inbox) -> None:
-    """Read or make the id of this Airflow's deployment. Then settle the waits whose task ended while no triggerer ran.
+    """Read or make the id of this Airflow's deployment. Then settle the waits whose task ended while no triggerer ran,
+    and request the stop of supervisords whose DAG run is over.
 
     This function runs in the API server, because the API server can query Airflow's metadata database.
     """
     from deferrable_ops.deployment import this_process
-    from deferrable_ops.metadata_database import ensure_deployment, find_ended
+    from deferrable_ops.metadata_database import ensure_deployment, find_ended, find_over
     from deferrable_ops.triggers.lifecycle.sweeper import Sweeper
 
     this_process.learn(await asyncio.to_thread(ensure_deployment))
-    await _for_each_inbox(inbox, lambda one: Sweeper(one, find_ended).run())
+    await _for_each_inbox(inbox, lambda one: Sweeper(one, find_ended, find_over).run())
 
 
 async def report_unended_tasks(inbox: Inbox) -> None:

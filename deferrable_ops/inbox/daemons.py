@@ -1,6 +1,7 @@
 """The table of supervisord daemons.
 
-A row contains the host of a supervisord, the boot id of the host, and the DAG run that last used the supervisord.
+A row contains the host of a supervisord, the boot id of the host, the DAG run that last used the supervisord, and what
+a triggerer needs to stop the supervisord.
 
 A local supervisord is only reachable from its own host. Without this table, a triggerer on another host would not find
 a running supervisord and would start a second one.
@@ -8,6 +9,8 @@ a running supervisord and would start a second one.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +31,9 @@ class DaemonLocation:
     :param run_id: the run id of the DAG run that last configured or started the supervisord.
     :param since: the time when the supervisord was first recorded after the last boot of its host, in seconds since the
         epoch.
+    :param details: what a triggerer needs to stop the supervisord: ``configuration`` (as triggers store it),
+        ``is_remote``, ``stop_on_exit``, ``programs`` (their names) and ``team``. Empty if an older release recorded the
+        supervisord.
     """
 
     name: str
@@ -36,6 +42,11 @@ class DaemonLocation:
     dag_id: str
     run_id: str
     since: float
+    details: Mapping[str, Any]
+
+    def is_used_by(self, dag_id: str, run_id: str) -> bool:
+        """Return whether this DAG run is the last that configured or started the supervisord."""
+        return (self.dag_id, self.run_id) == (dag_id, run_id)
 
 
 class Daemons:
@@ -45,7 +56,15 @@ class Daemons:
         self._database = database
 
     async def claim(
-        self, name: str, host: str, boot_id: str, *, dag_id: str, run_id: str, allow_move: bool = False
+        self,
+        name: str,
+        host: str,
+        boot_id: str,
+        *,
+        dag_id: str,
+        run_id: str,
+        allow_move: bool = False,
+        details: Mapping[str, Any] | None = None,
     ) -> DaemonLocation | None:
         """Record that a supervisord runs on a host, and return the previous record, or None if there was no record.
 
@@ -53,10 +72,12 @@ class Daemons:
 
         :param allow_move: if True, replace the record even if the record names another host. Set `allow_move` only for
             a supervisord that is managed over SSH.
+        :param details: the field of the same name in :class:`DaemonLocation`.
         """
 
         async def write(transaction: Transaction) -> DaemonLocation | None:
             mine: dict[str, Any] = {"host": host, "boot_id": boot_id, "dag_id": dag_id, "run_id": run_id}
+            mine["details"] = None if details is None else json.dumps(details)
             new = self._database.insert(daemons).values(name=name, since=transaction.now, **mine)
             if (await transaction.connection.execute(new.on_conflict_do_nothing())).rowcount == 1:
                 return None
@@ -110,4 +131,5 @@ class Daemons:
 
 
 def _daemon(row: Row[Any]) -> DaemonLocation:
-    return DaemonLocation(row.name, row.host, row.boot_id, row.dag_id, row.run_id, row.since)
+    details = {} if row.details is None else json.loads(row.details)
+    return DaemonLocation(row.name, row.host, row.boot_id, row.dag_id, row.run_id, row.since, details)

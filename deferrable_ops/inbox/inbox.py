@@ -20,6 +20,7 @@ from deferrable_ops.inbox.events.feed import Feed
 from deferrable_ops.inbox.hosts import Hosts
 from deferrable_ops.inbox.outages import OutageRows
 from deferrable_ops.inbox.owner import Owner
+from deferrable_ops.inbox.requests import Requests
 from deferrable_ops.inbox.retention import Retention
 from deferrable_ops.inbox.waits.callbacks import Callbacks
 from deferrable_ops.inbox.waits.cancellations import Cancellations
@@ -63,6 +64,7 @@ class Inbox:
         self.events = Events(self.database)
         self.channels = Channels(self.database)
         self.daemons = Daemons(self.database)
+        self.requests = Requests(self.database, self.owner)
         self.hosts = Hosts(self.database)
         self.outages = OutageRows(self.database)
         self.retention = Retention(self.database)

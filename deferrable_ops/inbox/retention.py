@@ -1,7 +1,7 @@
 """Deletes old rows of the inbox.
 
-Deletes old waits with their callbacks, old events and dedupe keys, source positions of ended waits, and the rows of
-hosts and outages that no process updates.
+Deletes old waits with their callbacks, old events and dedupe keys, source positions of ended waits, old requests, and
+the rows of hosts and outages that no process updates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import Table, delete, exists, select, tuple_, update
 from deferrable_ops import settings
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox.database.database import Database, Transaction
-from deferrable_ops.inbox.database.schema import callbacks, hosts, outages, waits
+from deferrable_ops.inbox.database.schema import callbacks, hosts, outages, requests, waits
 from deferrable_ops.inbox.events.event_schema import event_counter, event_keys, events, source_positions
 from deferrable_ops.inbox.waits.wait import WaitState
 
@@ -27,6 +27,7 @@ _DAY = 86_400.0
 _KEY_DAYS_AFTER_EVENT = 30.0
 _HOST_DAYS = 7.0
 _OUTAGE_DAYS = 1.0
+_REQUEST_DAYS = 14.0
 
 
 class Retention:
@@ -45,6 +46,7 @@ class Retention:
                     await self.prune_positions()
                     await self.prune_hosts(_HOST_DAYS)
                     await self.prune_outages()
+                    await self.prune_requests(_REQUEST_DAYS)
             except DeferrableOpsError as error:
                 log.warning("Cannot delete old rows of the inbox; retrying later: %s", error)
             await asyncio.sleep(_INTERVAL / 4)
@@ -79,6 +81,15 @@ class Retention:
     async def prune_outages(self) -> int:
         """Delete the rows of outages that no process has updated for a day, and return the number of deleted rows."""
         return await self._delete_unseen(outages, _OUTAGE_DAYS)
+
+    async def prune_requests(self, days: float) -> int:
+        """Delete the requests that were made more than `days` days ago, and return the number of deleted requests."""
+
+        async def write(transaction: Transaction) -> int:
+            old = delete(requests).where(requests.c.created_at < transaction.now - days * _DAY)
+            return (await transaction.connection.execute(old)).rowcount
+
+        return await self._database.write(write)
 
     async def _delete_unseen(self, table: Table, days: float) -> int:
         async def write(transaction: Transaction) -> int:

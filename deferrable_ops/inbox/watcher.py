@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _EXPIRE_INTERVAL = 1.0
 _DEADLINE_MARGIN = 0.01
+# A deadline that can pause is paused if no process has marked its wait as seen for 15 s.
+_SEEN_INTERVAL = 5.0
 _RETRY_INTERVAL = 1.0
 # If deadlines were not checked for this long, every wait gets its full heartbeat timeout again.
 _OUTAGE_SECONDS = 3.0
@@ -239,7 +241,7 @@ class Watcher:
         return iter(()) if first is None else first.chain()
 
     async def _expire_overdue(self) -> None:
-        up_since = checked_at = float("-inf")
+        up_since = checked_at = seen_at = float("-inf")
         while True:
             pause = self._expire_interval
             try:
@@ -247,6 +249,9 @@ class Watcher:
                 if now - checked_at > _OUTAGE_SECONDS:
                     up_since = now
                 checked_at = now
+                if self._subscriptions and now - seen_at >= _SEEN_INTERVAL:
+                    await self._waits.mark_seen(self._subscriptions.keys())
+                    seen_at = now
                 left = await self._waits.expire(await self._beats_since(up_since))
                 # Expire on time, because Airflow's own deadline comes soon after the wait's deadline.
                 pause = min(pause, left + _DEADLINE_MARGIN)

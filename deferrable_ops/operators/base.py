@@ -102,6 +102,11 @@ class TriggererOperator(BaseOperator):
         """The reason why the task starts on a worker and is then deferred; None if it starts in the triggerer."""
         return worker_start_reason(self, self.trigger_class.arguments)
 
+    @property
+    def airflow_timeout(self) -> float:
+        """The timeout in seconds after which Airflow itself ends the deferral of the task."""
+        return self._deadline_seconds()
+
     def execute(self, context: Context) -> Any:
         """Return the task's result if its wait is already over; otherwise defer the task to its trigger.
 
@@ -112,7 +117,7 @@ class TriggererOperator(BaseOperator):
         if outcome is not None:
             return finish(attempt.wait_id, outcome)
         trigger = self.trigger_class(**self.trigger_kwargs(), attempt=asdict(attempt))
-        timeout = timedelta(seconds=self._deadline_seconds())
+        timeout = timedelta(seconds=self.airflow_timeout)
         return self.defer(trigger=trigger, method_name=self.next_method, timeout=timeout)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
@@ -149,7 +154,7 @@ class TriggererOperator(BaseOperator):
             },
             next_method=self.next_method,
             next_kwargs=None,
-            timeout=timedelta(seconds=self._deadline_seconds()),
+            timeout=timedelta(seconds=self.airflow_timeout),
         )
 
     def _deadline_seconds(self) -> float:

@@ -22,6 +22,7 @@ from deferrable_ops.inbox.database.schema import (
     locks,
     outages,
     owner,
+    requests,
     waits,
 )
 from deferrable_ops.inbox.events.event_schema import channels, event_keys, events, source_positions
@@ -116,6 +117,7 @@ def _emptied(url: str) -> str:
             channels,
             daemons,
             hosts,
+            requests,
             owner,
             outages,
             source_positions,

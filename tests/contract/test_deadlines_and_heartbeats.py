@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 from contract.support import RETRY_TIMEOUT, eventually, new_wait, register, send
+from sqlalchemy import update
 
 from deferrable_ops.inbox import Inbox, WaitState
+from deferrable_ops.inbox.database.database import Transaction
+from deferrable_ops.inbox.database.schema import waits
 from deferrable_ops.inbox.waits.callbacks import Verb
 from deferrable_ops.inbox.waits.endpoints import Endpoints
 from deferrable_ops.inbox.watcher import Watcher
@@ -40,9 +43,9 @@ async def test_deadline_wakes_its_wait(inbox: Inbox) -> None:
 
 
 async def test_many_deadlines_that_pass_together_all_expire(inbox: Inbox) -> None:
-    waits = await asyncio.gather(*(inbox.waits.register(new_wait(late=True)) for _ in range(1100)))
+    late = await asyncio.gather(*(inbox.waits.register(new_wait(late=True)) for _ in range(1100)))
     await inbox.waits.expire(None)
-    assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in waits])} == {
+    assert {wait.state for wait in await inbox.waits.get_many([wait.id for wait in late])} == {
         WaitState.EXPIRED
     }
 
@@ -192,3 +195,65 @@ async def _later_than(inbox: Inbox, moment: float) -> bool:
 
 async def _value(value: float) -> float:
     return value
+
+
+async def unseen(inbox: Inbox, wait_id: str, seconds: float, timeout: float) -> float:
+    """Pretend that no triggerer has run the wait's trigger for some seconds; return the deadline."""
+    chosen = waits.c.id == wait_id
+
+    async def write(transaction: Transaction) -> float:
+        now = transaction.now
+        row = {"seen_at": now - seconds, "deadline": now - seconds + timeout}
+        await transaction.connection.execute(update(waits).where(chosen).values(**row))
+        return float(row["deadline"])
+
+    return await inbox.database.write(write)
+
+
+async def test_deadline_that_pauses_does_not_count_time_without_a_triggerer(inbox: Inbox) -> None:
+    wait = await register(inbox, deadline_pauses=True)
+    deadline = await unseen(inbox, wait.id, seconds=300.0, timeout=60.0)
+    assert await inbox.waits.expire(None) == float("inf"), "the paused deadline is not the next one"
+    assert await state_of(inbox, wait.id) is WaitState.WAITING
+    await inbox.waits.mark_seen([wait.id])
+    moved = (await inbox.waits.get(wait.id)).deadline
+    assert moved - deadline == pytest.approx(300.0, abs=10.0)
+    await inbox.waits.mark_seen([wait.id])
+    assert (await inbox.waits.get(wait.id)).deadline == moved, "time with a triggerer counts"
+
+
+async def test_deadline_that_pauses_passes_while_a_triggerer_runs(inbox: Inbox) -> None:
+    wait = await register(inbox, deadline_pauses=True)
+    await unseen(inbox, wait.id, seconds=5.0, timeout=1.0)
+    await inbox.waits.mark_seen([wait.id])
+    await inbox.waits.expire(None)
+    assert await state_of(inbox, wait.id) is WaitState.EXPIRED
+
+
+async def test_deadline_pauses_for_at_most_30_days(inbox: Inbox) -> None:
+    wait = await register(inbox, deadline_pauses=True)
+    await unseen(inbox, wait.id, seconds=29 * 86_400.0, timeout=60.0)
+    await inbox.waits.expire(None)
+    assert await state_of(inbox, wait.id) is WaitState.WAITING
+    await unseen(inbox, wait.id, seconds=31 * 86_400.0, timeout=60.0)
+    await inbox.waits.expire(None)
+    assert await state_of(inbox, wait.id) is WaitState.EXPIRED
+
+
+async def test_wait_is_seen_while_its_trigger_is_subscribed(two: tuple[Inbox, Inbox]) -> None:
+    wait = await register(two[0], deadline_pauses=True)
+    deadline = await unseen(two[0], wait.id, seconds=300.0, timeout=60.0)
+
+    async def moved() -> bool:
+        return (await two[0].waits.get(wait.id)).deadline > deadline + 200.0
+
+    with two[1].watcher.subscribe(wait.id):
+        await eventually(moved, "the deadline to move")
+
+
+async def test_deadline_that_does_not_pause_counts_all_time(inbox: Inbox) -> None:
+    wait = await register(inbox, timeout=0.01)
+    await inbox.waits.mark_seen([wait.id])
+    await asyncio.sleep(0.02)
+    await inbox.waits.expire(None)
+    assert await state_of(inbox, wait.id) is WaitState.EXPIRED

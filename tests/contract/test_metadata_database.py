@@ -6,11 +6,13 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from airflow import settings
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancehistory import TaskInstanceHistory
 from airflow.models.variable import Variable
@@ -22,21 +24,27 @@ from deferrable_ops import metadata_database
 from deferrable_ops.deployment import VARIABLE
 from deferrable_ops.exceptions import ConfigurationError, DeploymentError
 from deferrable_ops.inbox.waits.wait import WaitingAttempt
-from deferrable_ops.metadata_database import ensure_deployment, find_ended, find_orphaned, read_deployment
+from deferrable_ops.metadata_database import (
+    ensure_deployment,
+    find_ended,
+    find_orphaned,
+    find_over,
+    read_deployment,
+)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def metadata(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Engine]:
-    """A metadata database with the three tables that are used, as Airflow's own session sees it."""
+    """A metadata database with the four tables that are used, as Airflow's own session sees it."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path}/airflow.db"
     else:
         url = request.getfixturevalue("postgres").create_database("metadata", driver="psycopg2")
     engine = create_engine(url)
     with engine.begin() as connection:
-        for model in (Variable, TaskInstance, TaskInstanceHistory):
+        for model in (Variable, DagRun, TaskInstance, TaskInstanceHistory):
             connection.execute(CreateTable(model.__table__, include_foreign_key_constraints=[]))
     monkeypatch.setattr(settings, "Session", sessionmaker(bind=engine))
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
@@ -141,12 +149,19 @@ def test_variable_that_cannot_be_decrypted_is_not_replaced(
         ensure_deployment()
 
 
-def add(engine: Engine, state: str | None, try_number: int = 1, *, archived: bool = False) -> str:
+def add(
+    engine: Engine,
+    state: str | None,
+    try_number: int = 1,
+    *,
+    archived: bool = False,
+    run_id: str | None = None,
+) -> str:
     """Add a task instance, or one that was cleared, and return its id."""
     ti_id = uuid4()
     columns = {
         "dag_id": "dag",
-        "run_id": str(ti_id),
+        "run_id": run_id or str(ti_id),
         "task_id": "task",
         "map_index": -1,
         "state": state,
@@ -203,3 +218,26 @@ async def test_attempt_without_a_task_instance_is_orphaned_and_not_over(metadata
     waiting = attempt(add(metadata, "deferred"))
     assert await find_ended([missing, waiting]) == []
     assert find_orphaned([missing, waiting]) == [missing]
+
+
+def add_run(engine: Engine, dag_id: str, run_id: str, state: str) -> None:
+    now = datetime.now(UTC)
+    columns = {"run_type": "manual", "log_template_id": 1, "run_after": now, "updated_at": now}
+    with engine.begin() as connection:
+        connection.execute(
+            insert(DagRun.__table__).values(dag_id=dag_id, run_id=run_id, state=state, **columns)
+        )
+
+
+async def test_run_is_over_when_airflow_runs_nothing_of_it_and_no_other_run_of_its_dag(
+    metadata: Engine,
+) -> None:
+    add_run(metadata, "ended", "monday", "failed")
+    add_run(metadata, "retriggered", "monday", "failed")
+    add_run(metadata, "retriggered", "tuesday", "queued")
+    add_run(metadata, "running", "monday", "running")
+    # A teardown task still runs, although a user has marked the run as failed.
+    add_run(metadata, "dag", "monday", "failed")
+    add(metadata, "up_for_retry", run_id="monday")
+    asked = [(dag_id, "monday") for dag_id in ("ended", "retriggered", "running", "dag", "deleted")]
+    assert await find_over(asked) == [("ended", "monday"), ("deleted", "monday")]

@@ -60,6 +60,7 @@ async def test_queries_of_an_idle_process_use_indexes(full: Inbox) -> None:
     with _statements(full) as statements:
         await full.waits.expire(beats_since=1.0)
         await full.waits.expire(beats_since=None)
+        await full.waits.mark_seen(["waiting1"])
         await read_changes(full.database, cursor)
         await full.database.read(_any_wait_expects_heartbeats)
         await full.cancellations.claim()

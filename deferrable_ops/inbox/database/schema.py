@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The number of the newest migration. If the inbox's tables have this version, Alembic is not loaded."""
 
 metadata = MetaData()
@@ -61,6 +61,8 @@ waits = Table(
     Column("heartbeat_timeout", Double),
     Column("last_beat", Double),
     Column("beat_due", Double),
+    # When a triggerer last ran the wait's trigger. Null: the deadline also counts time in which no triggerer runs.
+    Column("seen_at", Double),
     # The claim on launching the external work (the job in the other system), and that system's answer.
     Column("launch_owner", Text),
     Column("launch_lease", Double),
@@ -107,6 +109,12 @@ Index(
     waits.c.beat_due,
     sqlite_where=text("state = 'waiting' AND beat_due IS NOT NULL"),
     postgresql_where=text("state = 'waiting' AND beat_due IS NOT NULL"),
+)
+Index(
+    "deferrable_ops_waits_seen",
+    waits.c.seen_at,
+    sqlite_where=text("state = 'waiting' AND seen_at IS NOT NULL"),
+    postgresql_where=text("state = 'waiting' AND seen_at IS NOT NULL"),
 )
 Index("deferrable_ops_waits_created", waits.c.created_at)
 Index(
@@ -179,6 +187,8 @@ daemons = Table(
     Column("dag_id", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("since", Double, nullable=False),
+    # A JSON object with what a triggerer needs to stop the daemon; null if an older release recorded the daemon.
+    Column("details", Text),
 )
 
 owner = Table(

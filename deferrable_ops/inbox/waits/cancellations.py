@@ -43,7 +43,11 @@ class Cancellations:
         self._lease = lease
 
     async def claim(
-        self, wait_id: str | None = None, *, without: Collection[str] = ()
+        self,
+        wait_id: str | None = None,
+        *,
+        without: Collection[str] = (),
+        without_features: Collection[str] = (),
     ) -> Cancellation | None:
         """Assign a due cancellation to the caller for 60 s, and return the cancellation.
 
@@ -55,6 +59,7 @@ class Cancellations:
 
         :param wait_id: return only a cancellation of the wait with this id; if None, return a cancellation of any wait.
         :param without: the ids of waits whose cancellations are not returned.
+        :param without_features: the features whose cancellations are not returned.
         """
 
         async def probe(connection: AsyncConnection) -> str | None:
@@ -67,6 +72,7 @@ class Cancellations:
             )
             due = due if wait_id is None else due.where(waits.c.id == wait_id)
             due = due.where(waits.c.id.not_in(without)) if without else due
+            due = due.where(waits.c.feature.not_in(without_features)) if without_features else due
             found: str | None = (await connection.execute(due.limit(1))).scalar()
             return found if found and await self._owner.permits(connection, cancel=True) else None
 

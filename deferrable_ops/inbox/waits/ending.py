@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, exists, false, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, false, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deferrable_ops.inbox.database.database import Database, Transaction
@@ -18,14 +18,11 @@ from deferrable_ops.outcome import Failure, outcome_to_json
 _ROWS_PER_TRANSACTION: Final = 500
 _NO_HEARTBEAT = json.dumps(outcome_to_json(Failure("no heartbeat arrived within heartbeat_timeout")))
 
-# min() reads the first entry of an index, regardless of the planner's statistics.
-_FIRST_DUE = select(
-    select(func.min(waits.c.deadline)).where(IS_WAITING).scalar_subquery().label("deadline"),
-    select(func.min(waits.c.beat_due))
-    .where(IS_WAITING, waits.c.beat_due.is_not(None))
-    .scalar_subquery()
-    .label("beat"),
-)
+# If no triggerer has run the trigger of a wait for this many seconds, a deadline that can pause is paused.
+_SEEN_LASTS: Final = 15.0
+# The longest pause, 30 days. After it, also the wait of a deleted task ends.
+_LONGEST_PAUSE: Final = 30 * 86_400.0
+_PAUSES: Final = and_(IS_WAITING, waits.c.seen_at.is_not(None))
 
 
 async def expire(database: Database, owner: Owner, beats_since: float | None) -> float:
@@ -40,7 +37,7 @@ async def expire(database: Database, owner: Owner, beats_since: float | None) ->
 
     async def look(connection: AsyncConnection) -> tuple[bool, float]:
         now = await database.clock(connection)
-        first = (await connection.execute(_FIRST_DUE)).one()
+        first = (await connection.execute(_first_due(now))).one()
         left = float("inf") if first.deadline is None else first.deadline - now
         if left <= 0:
             return True, left
@@ -113,8 +110,48 @@ def cancellation_values(transaction: Transaction) -> dict[str, Any]:
     }
 
 
+async def mark_seen(database: Database, wait_ids: Collection[str]) -> None:
+    """Record that a triggerer runs the triggers of these waits, and move their deadlines; see :meth:`Waits.mark_seen`.
+
+    Waits whose deadline does not pause are ignored.
+    """
+
+    async def find(connection: AsyncConnection) -> list[str]:
+        pausing = (await connection.execute(select(waits.c.id).where(_PAUSES))).scalars()
+        return sorted({*pausing} & {*wait_ids})
+
+    async def write(transaction: Transaction) -> None:
+        unseen_for = transaction.now - waits.c.seen_at
+        moved = case((unseen_for > _SEEN_LASTS, unseen_for), else_=0.0)
+        await transaction.connection.execute(
+            update(waits)
+            .where(waits.c.id.in_(chosen), _PAUSES)
+            .values(deadline=waits.c.deadline + moved, seen_at=transaction.now)
+        )
+
+    chosen = await database.read(find)
+    if chosen:
+        await database.write(write)
+
+
+def _first_due(now: float) -> Select[tuple[float | None, float | None]]:
+    # min() reads the first entry of an index, regardless of the planner's statistics.
+    first = select(func.min(waits.c.deadline)).where(IS_WAITING, _counts(now))
+    beat = select(func.min(waits.c.beat_due)).where(IS_WAITING, waits.c.beat_due.is_not(None))
+    return select(first.scalar_subquery().label("deadline"), beat.scalar_subquery().label("beat"))
+
+
+def _counts(now: float) -> ColumnElement[bool]:
+    """Return the SQL condition that is true if the deadline of a wait is not paused."""
+    is_seen, is_forgotten = (
+        waits.c.seen_at >= now - _SEEN_LASTS,
+        waits.c.seen_at < now - _LONGEST_PAUSE,
+    )
+    return or_(waits.c.seen_at.is_(None), is_seen, is_forgotten)
+
+
 def _is_late(now: float) -> ColumnElement[bool]:
-    return waits.c.deadline <= now
+    return and_(waits.c.deadline <= now, _counts(now))
 
 
 def _is_silent(now: float, beats_since: float | None) -> ColumnElement[bool]:

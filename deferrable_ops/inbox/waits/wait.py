@@ -105,6 +105,7 @@ class NewWait:
         if the wait has no external work to stop.
     :param sources: the names of the external systems on which the wait depends, as in the attribute `source` of
         :class:`~deferrable_ops.outages.Outage`.
+    :param deadline_pauses: whether the deadline counts only the time in which a triggerer runs the wait's trigger.
     :ivar wait_id: the id of the attempt's wait. To save memory, all objects of a wait share one string with its id.
     """
 
@@ -117,6 +118,7 @@ class NewWait:
     expected: dict[str, Any] = field(default_factory=dict)
     trigger: bytes | None = None
     sources: tuple[str, ...] = ()
+    deadline_pauses: bool = False
     wait_id: str = field(init=False)
 
     def __post_init__(self) -> None:

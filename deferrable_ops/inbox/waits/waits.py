@@ -28,7 +28,7 @@ from deferrable_ops.inbox.database.database import Database, Transaction
 from deferrable_ops.inbox.database.group_commit import GroupCommit
 from deferrable_ops.inbox.database.schema import IS_WAITING, same_task, waits
 from deferrable_ops.inbox.owner import Owner
-from deferrable_ops.inbox.waits.ending import cancellation_values, end_waits, expire
+from deferrable_ops.inbox.waits.ending import cancellation_values, end_waits, expire, mark_seen
 from deferrable_ops.inbox.waits.keys import Keys
 from deferrable_ops.inbox.waits.ownership import has_newer_attempt, superseded_waits
 from deferrable_ops.inbox.waits.wait import (
@@ -244,6 +244,14 @@ class Waits:
         """
         return await expire(self._database, self._owner, beats_since)
 
+    async def mark_seen(self, wait_ids: Collection[str]) -> None:
+        """Record that this process runs the triggers of the given waits.
+
+        Only waits with ``deadline_pauses`` change. If no triggerer has run the trigger of such a wait for more than
+        15 s, the wait's deadline is moved by this time. Call this method every 5 s.
+        """
+        await mark_seen(self._database, wait_ids)
+
     async def newer_attempt_exists(self, wait_id: str) -> bool:
         """Return whether a newer attempt of the wait's task is registered.
 
@@ -353,5 +361,6 @@ def _row(new: NewWait, transaction: Transaction, key_id: str) -> dict[str, Any]:
         "trigger": new.trigger,
         "key_id": key_id,
         "sources": json.dumps(new.sources) if new.sources else None,
+        "seen_at": transaction.now if new.deadline_pauses else None,
         "version": transaction.version,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from airflow.sdk import DAG, BaseOperator
@@ -26,6 +27,9 @@ FORCE_KILL: Final = "force-kill"
 REPLACEABLE_STEPS: Final = (*START_STEPS, CHECK, "restart-programs", *TEARDOWN_STEPS, FORCE_KILL)
 
 REMOTE_ARGUMENTS: Final = (*SSHOperatorArgs.model_fields, "command_prefix")
+
+_TEARDOWN_RETRIES: Final = 3
+_TEARDOWN_RETRY_DELAY: Final = timedelta(seconds=30)
 
 _FIRST_TASK_ARGUMENTS: Final = ("trigger_rule", "depends_on_past", "wait_for_downstream")
 _SINGLE_TASK_ARGUMENTS: Final = frozenset(
@@ -146,6 +150,20 @@ def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[di
     if pool is not None:
         shared.setdefault("pool", pool)
     return shared, {name: given[name] for name in _FIRST_TASK_ARGUMENTS if name in given}
+
+
+def teardown_retries(given: Mapping[str, Any], default_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which a teardown step is retried: at least 3 times, unless the user has given
+    ``retries`` to the Supervisor.
+
+    :param given: the arguments for all tasks of the Supervisor.
+    :param default_args: the ``default_args`` of the DAG.
+    """
+    if "retries" in given:
+        return {}
+    found = {"retries": max(_TEARDOWN_RETRIES, int(default_args.get("retries") or 0))}
+    delayed = "retry_delay" in given or "retry_delay" in default_args
+    return found if delayed else {**found, "retry_delay": _TEARDOWN_RETRY_DELAY}
 
 
 def _step_name(name: str) -> str:

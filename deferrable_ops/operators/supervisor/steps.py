@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.operators.base import TriggererOperator
 from deferrable_ops.operators.high_availability.operator import HighAvailabilityOperator
 from deferrable_ops.operators.worker_reasons import worker_start_reason
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
-from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
 from deferrable_ops.triggers.supervisor.conditional_step import SupervisorDueStepTrigger
 from deferrable_ops.triggers.supervisor.configuration import is_remote, serialize_configuration, step_timeout
@@ -57,6 +58,8 @@ class SupervisorStepOperator(TriggererOperator):
         "force-kill-dag", which always skips itself.
     :param skip_because: the reason, as text for the task's log, why this step is skipped in every DAG run; None if this
         step can run.
+    :param tears_down: whether the library's own teardown steps stop the supervisord. If True and supervisord still runs
+        after the end of the DAG run, a triggerer stops supervisord.
     :raises InputError: if the configuration is invalid. The error message shows which field is wrong and how to correct
         it.
     """
@@ -76,6 +79,7 @@ class SupervisorStepOperator(TriggererOperator):
         rules: dict[str, Any] | None = None,
         gate_task_id: str | None = None,
         skip_because: str | None = None,
+        tears_down: bool = True,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("timeout", step_timeout(cfg, step))
@@ -86,6 +90,7 @@ class SupervisorStepOperator(TriggererOperator):
         self.rules = rules
         self.gate_task_id = gate_task_id
         self.skip_because = skip_because
+        self.tears_down = tears_down
         self._queue_reason = queue_reason(cfg)
 
     @property
@@ -101,6 +106,25 @@ class SupervisorStepOperator(TriggererOperator):
         """
         self.run_facts = RunFacts.of(context).as_json()
         return super().execute(context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Return the task's result. If Airflow's timeout has passed, defer the task again, because the step's own
+        timeout counts only the time in which a triggerer runs the step.
+
+        :raises TaskDeferred: if Airflow's timeout has passed before the step has ended.
+        """
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            self.log.warning("No triggerer has ended this step within Airflow's timeout; deferring it again")
+            return self.execute(context)
+
+    @property
+    def airflow_timeout(self) -> float:
+        """The timeout in seconds after which Airflow itself ends the deferral: 7 days, or ``execution_timeout``."""
+        if self.execution_timeout is None:
+            return DEFAULT_TIMEOUT
+        return min(DEFAULT_TIMEOUT, self.execution_timeout.total_seconds())
 
 
 class SupervisorCheckOperator(HighAvailabilityOperator):

@@ -18,6 +18,7 @@ from deferrable_ops.operators.supervisor.arguments import (
     parse_configuration,
     parse_steps,
     split_task_arguments,
+    teardown_retries,
     with_working_dir,
 )
 from deferrable_ops.operators.supervisor.hosts import host_name, port_number
@@ -53,7 +54,8 @@ class Supervisor(Pipeline):
     :param task_id: the name by which other tasks in a YAML file of airflow-config refer to this Supervisor. The ids of
         the Supervisor's tasks do not contain `task_id`.
     :param kwargs: operator arguments for all tasks, such as ``retries``, ``queue`` and ``owner``. ``trigger_rule``,
-        ``depends_on_past`` and ``wait_for_downstream`` apply only to the first task of the Supervisor.
+        ``depends_on_past`` and ``wait_for_downstream`` apply only to the first task of the Supervisor. Without
+        ``retries``, the teardown steps are retried three times.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -106,10 +108,12 @@ class Supervisor(Pipeline):
         own: dict[str, Any] = {"step": step, "cfg": self.cfg, "check_task_id": self.check_programs.task_id}
         if step in START_STEPS:
             own["rules"] = self.check_programs.rules
+            own["tears_down"] = self._steps.keys().isdisjoint(TEARDOWN_STEPS)
         if step == START_STEPS[0]:
             own |= self._first_task_arguments
         if step in TEARDOWN_STEPS:
             own["gate_task_id"] = self.teardown.task_id
+            own |= teardown_retries(self._arguments, self.dag.default_args)
         if step == "unconfigure-supervisor" and not self.cfg.cleanup:
             own["skip_because"] = (
                 "the configuration file and the working directory are kept, because of cleanup=False"

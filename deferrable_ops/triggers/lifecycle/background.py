@@ -1,4 +1,4 @@
-"""Background work of a triggerer: announce its host, delete old inbox rows, cancel the external work of ended waits."""
+"""Background work of a triggerer: announce its host, delete old rows, cancel external work, carry out requests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
 from contextvars import Context
+from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Inbox, use_inbox
 from deferrable_ops.inbox.hosts import Component
 from deferrable_ops.triggers.lifecycle import log_pipe
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
+from deferrable_ops.triggers.lifecycle.requests import RequestRunner
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,28 @@ def start() -> None:
             log.debug("Log lines may block this triggerer, because its log is not buffered (%s)", reason)
 
 
+def start_with_triggerer() -> None:
+    """Let each triggerer process that this process forks start the background work at once.
+
+    Otherwise, the background work would start with the first trigger of this library, and no request would be carried
+    out as long as no task of this library waits. If this release of Airflow starts a triggerer in another way than the
+    tested releases, nothing is changed.
+    """
+    from airflow.jobs import triggerer_job_runner
+
+    runner: Any = getattr(triggerer_job_runner, "TriggerRunner", None)
+    connect = getattr(runner, "init_comms", None)
+    if not asyncio.iscoroutinefunction(connect) or hasattr(connect, "__wrapped__"):
+        return
+
+    @wraps(connect)
+    async def connect_and_start(self: Any) -> None:
+        await connect(self)
+        start()
+
+    runner.init_comms = connect_and_start
+
+
 def detach(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine in the background, until it is done, even if the trigger ends before. Its errors are logged."""
     task = asyncio.get_running_loop().create_task(_logged(work), name="deferrable-ops detached")
@@ -62,6 +86,7 @@ async def _run() -> None:
             inbox.hosts.announce(Component.TRIGGERER),
             _act_for_deployment(inbox, reading),
             inbox.outages.run(),
+            RequestRunner(inbox).run(),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 from deferrable_ops.exceptions import LaunchRefused
 from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, use_inbox
@@ -45,10 +46,21 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
         await cancel_due_work(inbox, attempt.wait_id)
 
 
-async def cancel_due_work(inbox: Inbox, wait_id: str | None = None) -> None:
-    """Cancel the external work of one wait, or of all waits, if the inbox contains requests to cancel this work now."""
+async def cancel_due_work(
+    inbox: Inbox, wait_id: str | None = None, *, without_features: Collection[str] = ()
+) -> None:
+    """Cancel the external work of one wait, or of all waits, if the inbox contains requests to cancel this work now.
+
+    :param without_features: the features whose work is not cancelled, because this process cannot reach the work.
+    """
     of_other_teams: set[str] = set()
-    while (cancellation := await inbox.cancellations.claim(wait_id, without=of_other_teams)) is not None:
+
+    async def claim() -> Cancellation | None:
+        return await inbox.cancellations.claim(
+            wait_id, without=of_other_teams, without_features=without_features
+        )
+
+    while (cancellation := await claim()) is not None:
         try:
             await cancel_once(inbox, cancellation)
         except OtherTeam as error:

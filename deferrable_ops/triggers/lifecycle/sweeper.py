@@ -1,14 +1,18 @@
-"""Settles the waits whose task ended while no triggerer ran. Only the API servers of the Airflow deployment that owns
-the inbox settle such waits.
+"""Settles the waits whose task ended while no triggerer ran, and requests to stop supervisords whose DAG run is over.
+
+Only the API servers of the Airflow deployment that owns the inbox do so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from deferrable_ops.inbox import Inbox
+from deferrable_ops.inbox.requests import RequestKind, arguments_for
 from deferrable_ops.inbox.waits.wait import WaitingAttempt
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work
 
@@ -16,27 +20,41 @@ log = logging.getLogger(__name__)
 
 _INTERVAL = 60.0
 _WAITS_PER_PAGE = 500
+# The API server never connects to the machine of a supervisord. Triggerers cancel the work of this feature.
+_ONLY_IN_TRIGGERERS: Final = frozenset({"supervisor"})
 
 EndedSource = Callable[[Sequence[WaitingAttempt]], Awaitable[list[WaitingAttempt]]]
 """A function that returns those of the given attempts that have ended."""
 
+RunsSource = Callable[[Sequence[tuple[str, str]]], Awaitable[list[tuple[str, str]]]]
+"""A function that returns those of the given DAG runs, pairs of a DAG id and a run id, that are over."""
+
 
 class Sweeper:
     """Finds waits whose attempt has ended in Airflow, settles them, and cancels the work whose cancellation is due.
+
+    For a supervisord that should have been stopped at the end of its DAG run, the sweeper makes a request, which a
+    triggerer carries out. The sweeper itself never connects to the machine of a supervisord.
 
     A wait whose task instance does not exist is not changed, because the wait may belong to another deployment of
     Airflow.
 
     :param find_ended: an async function that returns those of the given attempts that have ended in Airflow. It finds
         an attempt by the task instance's id and the try number.
+    :param find_over: an async function that returns those of the given DAG runs that are over: Airflow runs no task of
+        them, and no other run of their DAG is queued or running.
     :param interval: seconds between two sweeps. All API servers together make one sweep per interval.
     """
 
-    def __init__(self, inbox: Inbox, find_ended: EndedSource, *, interval: float = _INTERVAL) -> None:
+    def __init__(
+        self, inbox: Inbox, find_ended: EndedSource, find_over: RunsSource, *, interval: float = _INTERVAL
+    ) -> None:
         self._inbox = inbox
         self._find_ended = find_ended
+        self._find_over = find_over
         self._interval = interval
         self._problem: str | None = None
+        self._logged: set[str] = set()
 
     async def run(self) -> None:
         """Sweep at once, and then once per interval, until cancelled.
@@ -67,7 +85,31 @@ class Sweeper:
         self._problem = None
         if await self._inbox.database.try_lock("sweep", self._interval):
             await self._kill_ended()
-        await cancel_due_work(self._inbox)
+            await self._request_stops()
+        await cancel_due_work(self._inbox, without_features=_ONLY_IN_TRIGGERERS)
+
+    async def _request_stops(self) -> None:
+        """Request the stop of each supervisord whose DAG run is over, unless the supervisord must keep running."""
+        found = [one for one in await self._inbox.daemons.all() if one.details.get("stop_on_exit")]
+        if not found:
+            return
+        over = await self._find_over(sorted({(one.dag_id, one.run_id) for one in found}))
+        for daemon in found:
+            if (daemon.dag_id, daemon.run_id) in over:
+                actor = f"API server {socket.gethostname()}"
+                request = await self._inbox.requests.add(
+                    RequestKind.STOP, daemon.name, arguments_for(daemon), actor
+                )
+                if request.id not in self._logged:
+                    self._logged.add(request.id)
+                    log.warning(
+                        "The DAG run %s of %s is over, but its supervisord %s was not stopped; a triggerer that "
+                        "reaches the machine will stop it (request %s)",
+                        daemon.run_id,
+                        daemon.dag_id,
+                        daemon.name,
+                        request.id,
+                    )
 
     async def _kill_ended(self) -> None:
         waiting = await self._inbox.waits.waiting()

@@ -176,12 +176,18 @@ class SupervisorHost:
 
 @asynccontextmanager
 async def open_host(
-    cfg: SupervisorAirflowConfiguration, log: Any, check_claim: Callable[[], Awaitable[object]] = _allow
+    cfg: SupervisorAirflowConfiguration,
+    log: Any,
+    check_claim: Callable[[], Awaitable[object]] = _allow,
+    *,
+    call_timeout: float | None = None,
 ) -> AsyncIterator[SupervisorHost]:
     """Connect to the host of a supervisord, and yield this host. The connection does not require that supervisord is
     running.
 
     :param check_claim: see :class:`SupervisorHost`. The default function allows every change on the host.
+    :param call_timeout: the longest time in seconds to wait for supervisord's response to a call; None uses the default
+        of :func:`use_supervisord`.
 
     :raises MachineUnavailable: if the machine cannot be reached now.
     :raises MachineRefused: if the machine refuses the login, or if another user may own a directory of supervisord.
@@ -191,7 +197,8 @@ async def open_host(
         # another user may create the directory and the socket at any time.
         is_complete = not await _missing_directories(cfg, machine)
         socket = await machine.socket(cfg.socket_path) if is_complete else _NO_SOCKET
-        async with use_supervisord(supervisord_address(cfg, socket)) as rpc:
+        timeout = {} if call_timeout is None else {"call_timeout": call_timeout}
+        async with use_supervisord(supervisord_address(cfg, socket), **timeout) as rpc:
             yield SupervisorHost(cfg, machine, rpc, log, check_claim)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from deferrable_ops.backoff import FIRST_PAUSE, Backoff
@@ -13,16 +14,17 @@ from deferrable_ops.exceptions import (
     SupervisordRefused,
     SupervisordUnavailable,
 )
-from deferrable_ops.inbox import Wait
+from deferrable_ops.inbox import Attempt, NewWait, Wait
 from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
-from deferrable_ops.triggers.base import TaskTrigger
+from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.lifecycle.launching import LOST
 from deferrable_ops.triggers.supervisor.configuration import (
     STEPS,
+    TEARDOWN_STEPS,
     load_configuration,
     outage_source,
 )
@@ -43,6 +45,8 @@ class SupervisorStepTrigger(TaskTrigger):
     """Runs one step of a Supervisor. An interrupted step can be run again, and two triggerers can run the same step at
     the same time.
 
+    The timeout of a step counts only the time in which a triggerer runs the step.
+
     :param step: the name of the step, one of :data:`deferrable_ops.triggers.supervisor.configuration.STEPS`.
     :param configuration: the configuration of the supervisord as a string, from
         :func:`deferrable_ops.triggers.supervisor.configuration.serialize_configuration`.
@@ -51,12 +55,23 @@ class SupervisorStepTrigger(TaskTrigger):
     :param run_facts: the data of the DAG run, from :meth:`RunFacts.as_json`, if a worker deferred the task. If the
         scheduler deferred the task, `run_facts` is None; then Airflow gives the trigger a task instance, and the
         trigger reads the data of the DAG run from this task instance.
+    :param airflow_timeout: the timeout in seconds after which Airflow itself ends the deferral; then the operator
+        defers the task again.
+    :param tears_down: whether the library's own teardown steps stop the supervisord. If True and supervisord still runs
+        after the end of the DAG run, a triggerer stops supervisord.
     :cvar first_pause: the longest time in seconds before the first retry of a step that failed for a transient reason.
     """
 
     feature: ClassVar[str] = "supervisor"
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorStepTrigger"
-    arguments: ClassVar[tuple[str, ...]] = ("step", "configuration", "check_task_id", "run_facts")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "step",
+        "configuration",
+        "check_task_id",
+        "run_facts",
+        "airflow_timeout",
+        "tears_down",
+    )
 
     first_pause: ClassVar[float] = FIRST_PAUSE
 
@@ -70,6 +85,8 @@ class SupervisorStepTrigger(TaskTrigger):
         configuration: str = "",
         check_task_id: str = "",
         run_facts: dict[str, Any] | None = None,
+        airflow_timeout: float = DEFAULT_TIMEOUT,
+        tears_down: bool = True,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -77,6 +94,8 @@ class SupervisorStepTrigger(TaskTrigger):
         self.configuration = configuration
         self.check_task_id = check_task_id
         self.run_facts = run_facts
+        self.airflow_timeout = airflow_timeout
+        self.tears_down = tears_down
 
     @property
     def cancellable(self) -> bool:
@@ -93,6 +112,11 @@ class SupervisorStepTrigger(TaskTrigger):
         if self.step not in STEPS:
             raise InputError(f"step={self.step!r} is not a step; give one of {', '.join(STEPS)}")
         load_configuration(self.configuration)
+
+    def new_wait(self, attempt: Attempt) -> NewWait:
+        """Return the data of the attempt's wait. Its deadline pauses while no triggerer runs the step."""
+        new = super().new_wait(attempt)
+        return replace(new, timeout=self.timeout, latest_deadline=None, deadline_pauses=True)
 
     async def wait(self) -> Outcome:
         """Run the step, and return its result as the task's outcome."""
@@ -116,14 +140,16 @@ class SupervisorStepTrigger(TaskTrigger):
         await self.stop_previous_attempts()
         await self._restore_lost_progress()
         backoff = Backoff(first_pause=self.first_pause)
+        # If a teardown step fails for good, supervisord keeps running. Its retry may reach the machine.
+        is_teardown = self.step in TEARDOWN_STEPS
         while True:
             try:
                 result = await self.launch_once(self._run_claimed)
                 return await self.wait_until_settled() if result is None else Success(result)
             except StepFailed as failed:
-                return Failure(str(failed), failed.retryable)
+                return Failure(str(failed), failed.retryable or is_teardown)
             except (MachineRefused, SupervisordRefused) as refused:
-                return Failure(str(refused), retryable=False)
+                return Failure(str(refused), retryable=is_teardown)
             except _TRANSIENT as error:
                 self._problem = str(error)
             pause = backoff.failed()
@@ -136,7 +162,12 @@ class SupervisorStepTrigger(TaskTrigger):
         restart = self.step == "start-programs" and self._must_restart()
         async with open_host(self._cfg, self.log, claim.check) as host:
             runner = StepRunner(
-                host, self.inbox, self.current, restart=restart, record_launch=self.record_launch
+                host,
+                self.inbox,
+                self.current,
+                restart=restart,
+                record_launch=self.record_launch,
+                tears_down=self.tears_down,
             )
             return await runner.run(self.step)
 
@@ -157,6 +188,11 @@ class SupervisorStepTrigger(TaskTrigger):
             return cfg.restart_on_initial
         is_retriggered = run_facts_of(self).retriggers(self.check_task_id) > 0
         return cfg.restart_on_retrigger if is_retriggered else cfg.restart_on_initial
+
+    @property
+    def _deferred_at(self) -> float | None:
+        timeout_after = getattr(self, "timeout_after", None)
+        return None if timeout_after is None else float(timeout_after.timestamp() - self.airflow_timeout)
 
     @property
     def _cfg(self) -> SupervisorAirflowConfiguration:

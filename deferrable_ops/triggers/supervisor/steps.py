@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
+from deferrable_ops import settings
 from deferrable_ops.inbox import Inbox, Wait
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process
-from deferrable_ops.triggers.supervisor.configuration import daemon_name, is_remote, stop_seconds
+from deferrable_ops.triggers.supervisor.configuration import (
+    daemon_name,
+    is_remote,
+    serialize_configuration,
+    stop_seconds,
+)
 from deferrable_ops.triggers.supervisor.daemon import daemon, files, programs
 from deferrable_ops.triggers.supervisor.daemon.daemon import lifetime_warning
 from deferrable_ops.triggers.supervisor.daemon.drift import update_groups
@@ -22,28 +28,33 @@ StepResult = dict[str, Any]
 
 
 class StepRunner:
-    """Runs steps of a Supervisor on the host of its supervisord, for one attempt of a task.
+    """Runs steps of a Supervisor on the host of its supervisord, for one attempt of a task or for a request.
 
-    :param wait: the row of this attempt in the inbox table ``waits``.
+    :param wait: the row of this attempt in the inbox table ``waits``; None for a request that no task makes. Steps that
+        configure or start something need the row.
     :param restart: whether the step ``start-programs`` restarts programs that are already running.
     :param record_launch: an async function that is called before a step starts the first program. Its argument is the
         progress of the step.
+    :param tears_down: whether a triggerer stops supervisord if supervisord still runs after the end of the DAG run,
+        unless ``stop_on_exit`` is False.
     """
 
     def __init__(
         self,
         host: SupervisorHost,
         inbox: Inbox,
-        wait: Wait,
+        wait: Wait | None,
         *,
         restart: bool = False,
         record_launch: Callable[[Any], Awaitable[None]] | None = None,
+        tears_down: bool = True,
     ) -> None:
         self._host = host
         self._inbox = inbox
         self._wait = wait
         self._restart = restart
         self._record_launch = record_launch
+        self._tears_down = tears_down
 
     async def run(self, step: str) -> StepResult:
         """Run the step with this name, and return its result.
@@ -93,11 +104,12 @@ class StepRunner:
         """Start the programs that are not running. If ``restart`` is true, also restart the programs that are
         running.
         """
-        saved = self._wait.progress or (await self._inbox.waits.get(self._wait.id)).progress
+        wait = self._attempt_wait
+        saved = wait.progress or (await self._inbox.waits.get(wait.id)).progress
         if saved is None:
             found = await self._host.processes()
             before = StartSnapshot.of(found, restart=self._restart)
-            await self._inbox.waits.save_progress(self._wait.id, before.as_json())
+            await self._inbox.waits.save_progress(wait.id, before.as_json())
         else:
             before = StartSnapshot.from_json(saved)
         if self._record_launch is not None:
@@ -156,11 +168,16 @@ class StepRunner:
         self._host.log.info("Removed: %s", ", ".join(removed) or "supervisord's own files")
         return {"removed": removed}
 
+    @property
+    def _attempt_wait(self) -> Wait:
+        assert self._wait is not None, "a request runs no step that configures or starts something"
+        return self._wait
+
     async def _is_gone(self) -> bool:
         return await self._host.daemon() is None and not await find_daemons(self._host)
 
     async def _claim(self, identity: Identity) -> None:
-        attempt = self._wait.attempt
+        attempt = self._attempt_wait.attempt
         before = await self._inbox.daemons.claim(
             daemon_name(self._host.cfg),
             identity.host,
@@ -168,6 +185,7 @@ class StepRunner:
             dag_id=attempt.dag_id,
             run_id=attempt.run_id,
             allow_move=is_remote(self._host.cfg),
+            details=self._details(),
         )
         current = (attempt.dag_id, identity.host, identity.boot_id)
         for other in await self._inbox.daemons.all():
@@ -195,6 +213,16 @@ class StepRunner:
                 "The machine %s was rebooted after the last step, and the reboot ended supervisord",
                 identity.host,
             )
+
+    def _details(self) -> dict[str, Any]:
+        cfg = self._host.cfg
+        return {
+            "configuration": serialize_configuration(cfg),
+            "is_remote": is_remote(cfg),
+            "stop_on_exit": cfg.stop_on_exit and self._tears_down,
+            "programs": sorted(cfg.programs),
+            "team": settings.team(),
+        }
 
     def _warn_of_other_daemon(self, other: str) -> None:
         if other != daemon_name(self._host.cfg):

@@ -1,7 +1,8 @@
-"""Stops supervisord when a user has ended a task of its DAG run, if ``stop_on_exit`` is set."""
+"""Stops a supervisord outside of its DAG's teardown steps: for a task that a user has ended, and for requests."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from deferrable_ops.exceptions import MachineUnavailable
@@ -32,24 +33,50 @@ async def tear_down_if_killed(
     if wait.state is not WaitState.KILLED or not cfg.stop_on_exit or await _is_success(wait):
         return
 
-    async def is_ours() -> bool:
-        claimed = await inbox.daemons.find(daemon_name(cfg))
-        own_run = (wait.attempt.dag_id, wait.attempt.run_id)
-        return claimed is not None and (claimed.dag_id, claimed.run_id) == own_run
+    if await is_used_by(inbox, cfg, wait.attempt.dag_id, wait.attempt.run_id):
+        await stop_supervisord(inbox, cfg, log, wait.attempt.dag_id, wait.attempt.run_id)
 
-    async def check_claim() -> None:
-        if not await is_ours():
+
+async def stop_supervisord(
+    inbox: Inbox,
+    cfg: SupervisorAirflowConfiguration,
+    log: Any,
+    dag_id: str,
+    run_id: str,
+    check_claim: Callable[[], Awaitable[object]] | None = None,
+) -> list[int]:
+    """Stop supervisord and its programs. If the field ``cleanup`` is set, also remove supervisord's files.
+
+    Return the pids of the stopped supervisords. A second call does no harm.
+
+    :param dag_id: the DAG id of the DAG run that uses the supervisord.
+    :param run_id: the run id of the DAG run that uses the supervisord.
+    :param check_claim: a further check that is awaited before each change; see :class:`SupervisorHost`.
+    :raises ClaimLost: if another DAG run uses the supervisord now.
+    :raises MachineUnavailable: if supervisord cannot be stopped from this triggerer's host now.
+    """
+
+    async def check() -> None:
+        if check_claim is not None:
+            await check_claim()
+        if not await is_used_by(inbox, cfg, dag_id, run_id):
             raise ClaimLost(f"another DAG run uses the supervisord {daemon_name(cfg)} now")
 
-    if not await is_ours():
-        return
-    async with open_host(cfg, log, check_claim) as host:
+    async with open_host(cfg, log, check) as host:
         if (reason := await wrong_host_reason(inbox, cfg, await host.machine.identity())) is not None:
             raise MachineUnavailable(reason)
-        runner = StepRunner(host, inbox, wait)
-        await runner.run("stop-supervisor")
+        runner = StepRunner(host, inbox, None)
+        result = await runner.run("stop-supervisor")
         if cfg.cleanup:
             await runner.run("unconfigure-supervisor")
+    stopped: list[int] = result["stopped"]
+    return stopped
+
+
+async def is_used_by(inbox: Inbox, cfg: SupervisorAirflowConfiguration, dag_id: str, run_id: str) -> bool:
+    """Return whether this DAG run is the last that configured or started the supervisord."""
+    claimed = await inbox.daemons.find(daemon_name(cfg))
+    return claimed is not None and claimed.is_used_by(dag_id, run_id)
 
 
 async def _is_success(wait: Wait) -> bool:

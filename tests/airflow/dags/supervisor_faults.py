@@ -59,7 +59,8 @@ def config(name: str, step: str) -> SupervisorAirflowConfiguration:
         startsecs=0,
         check_interval=0.5,
         stopwaitsecs=5,
-        command_timeout=300,  # a held step must not time out
+        # A held step must not time out. A triggerer that stays away for five minutes stays away longer.
+        command_timeout=200,
         reference_date="start_date",
         maxretrigger=0 if step == "force-kill" else 1,
     )

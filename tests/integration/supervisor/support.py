@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 from unit.triggers.support import Run, Runs
 
-from deferrable_ops.inbox import Attempt
+from deferrable_ops.deployment import Deployment
+from deferrable_ops.inbox import Attempt, Inbox
+from deferrable_ops.inbox.owner import Owner
+from deferrable_ops.inbox.requests import Request, RequestKind, arguments_for
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
+from deferrable_ops.triggers.lifecycle.requests import RequestRunner
 from deferrable_ops.triggers.supervisor import host as supervisor_host
-from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
+from deferrable_ops.triggers.supervisor.configuration import daemon_name, serialize_configuration
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigger
 from deferrable_ops.upstreams.machine.local import LocalMachine
@@ -141,6 +145,38 @@ class Place:
             return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             return []
+
+
+def owned_inbox(place: Place) -> Inbox:
+    """Return the inbox of the runs, which belongs to the Airflow of this process from now on."""
+    inbox = place.runs.inbox
+    inbox.owner = Owner(inbox.database, deployment=Deployment("production"))
+    for part in (inbox.waits, inbox.launches, inbox.cancellations, inbox.requests):
+        part._owner = inbox.owner
+    return inbox
+
+
+async def ask(inbox: Inbox, cfg: SupervisorAirflowConfiguration, kind: RequestKind, **more: Any) -> Request:
+    """Make a request about a supervisord."""
+    daemon = await inbox.daemons.find(daemon_name(cfg))
+    assert daemon is not None
+    return await inbox.requests.add(kind, daemon.name, arguments_for(daemon) | more, "ann@web-1")
+
+
+async def answered(inbox: Inbox, request: Request) -> Request:
+    """Carry out requests as a triggerer does, until it has tried to carry out this one."""
+    runner = asyncio.create_task(RequestRunner(inbox, interval=0.05).run())
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                found = await inbox.requests.get(request.id)
+                assert found is not None
+                if found.attempts or found.done_at:
+                    return found
+                await asyncio.sleep(0.02)
+    finally:
+        runner.cancel()
+        await asyncio.gather(runner, return_exceptions=True)
 
 
 class OtherHost(LocalMachine):

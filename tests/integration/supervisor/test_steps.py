@@ -229,7 +229,8 @@ async def test_step_on_another_host_fails_with_both_names(
             failed = await place.fail_step(cfg, step)
             assert f"runs on {result['host']}, but this triggerer runs on web-2" in failed.reason
             assert f"supervisord forget {daemon_name(cfg)}" in failed.reason
-            assert not failed.retryable
+            # The retry of a teardown step may run on another triggerer.
+            assert failed.retryable == (step in END)
         assert len(place.processes()) == 2
         await place.runs.inbox.daemons.forget(daemon_name(cfg))
         await place.run_steps(cfg, "configure-supervisor")

@@ -48,7 +48,9 @@ async def test_every_step_refuses_a_directory_that_others_can_write_to(place: Pl
     cfg.working_dir.chmod(0o777)
     async with listening(cfg.socket_path) as received:
         failed = await place.fail_step(cfg, step)
-        assert (failed.retryable, f"chmod go-w {cfg.working_dir}" in failed.reason) == (False, True)
+        # A user may correct the directory before the retry of a teardown step.
+        assert failed.retryable == (step in END)
+        assert f"chmod go-w {cfg.working_dir}" in failed.reason
         with pytest.raises(MachineRefused):
             await asyncio.to_thread(SupervisorClient(cfg).processes)
     assert received == []

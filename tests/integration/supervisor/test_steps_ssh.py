@@ -15,12 +15,16 @@ from integration.supervisor.support import (
     END,
     SLEEP,
     Place,
+    answered,
+    ask,
     is_stopped,
     on_host,
+    owned_inbox,
     set_call_timeout,
     until,
 )
 
+from deferrable_ops.inbox.requests import RequestKind, RequestState
 from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
 from deferrable_ops.triggers.supervisor.configuration import daemon_name
 from real_sshd import RealSshd
@@ -97,3 +101,17 @@ async def test_any_triggerer_runs_remote_steps_and_a_moved_connection_is_logged(
     claimed = await place.runs.inbox.daemons.find(daemon_name(cfg))
     assert claimed is not None
     assert claimed.host == "web-4"
+
+
+async def test_requests_are_carried_out_over_ssh_by_any_triggerer(place: Place, remote: Any) -> None:
+    cfg, inbox = remote(), owned_inbox(place)
+    before = (await place.run_steps(cfg, *BEGIN))["programs"]["a:a"]["pid"]
+    request = await ask(inbox, cfg, RequestKind.RESTART, program="a")
+    assert request.arguments["host"] is None
+    restarted = await answered(inbox, request)
+    assert restarted.state is RequestState.DONE, restarted.answer
+    [pid] = place.processes()
+    assert pid != before
+    stopped = await answered(inbox, await ask(inbox, cfg, RequestKind.STOP))
+    assert stopped.state is RequestState.DONE, stopped.answer
+    assert (place.daemons(), place.processes(), list(place.folder.iterdir())) == ([], [], [])

@@ -87,14 +87,18 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "soft_fail": False,
     },
     "deferrable_ops.triggers.supervisor.SupervisorDueStepTrigger": {
+        "airflow_timeout": 604_800.0,
         "check_task_id": "",
         "configuration": "",
         "step": "",
+        "tears_down": True,
     },
     "deferrable_ops.triggers.supervisor.SupervisorStepTrigger": {
+        "airflow_timeout": 604_800.0,
         "check_task_id": "",
         "configuration": "",
         "step": "",
+        "tears_down": True,
     },
     "deferrable_ops.triggers.supervisor.SupervisorSwitchTrigger": {"clears": ""},
     "deferrable_ops.triggers.supervisor.SupervisorTeardownTrigger": {

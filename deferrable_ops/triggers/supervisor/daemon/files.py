@@ -93,6 +93,7 @@ async def unconfigure(host: SupervisorHost) -> list[str]:
     removals = [(_REMOVE, elsewhere), (_CLEAR, list(reversed(ours)))]
     for script, paths in removals if folders[0] in ours else reversed(removals):
         if paths:
+            await host.check_claim()
             await _run_script(host, script, paths)
     return [str(folder) for folder in ours]
 

@@ -27,7 +27,8 @@ from deferrable_ops.triggers.supervisor.host import (
 
 _CHANGING: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING})
 _STOPPABLE: Final = ALIVE - {ProcessState.STOPPING}
-_NOT_STARTED: Final = frozenset({ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED})
+NOT_STARTED: Final = frozenset({ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED})
+"""The states of a process that was to be started, but could not be started."""
 
 # If the end of a program requires one of these actions, the step fails. The task that watches the programs handles the
 # other actions.
@@ -128,6 +129,39 @@ async def stop_programs(host: SupervisorHost) -> list[Process]:
     return await _stop_and_wait(host, own)
 
 
+async def restart_program(host: SupervisorHost, program: str) -> list[Process]:
+    """Restart the processes of one program, one after the other, and return them when they have started or ended.
+
+    supervisord stops and starts a process within one call. So a task that watches the programs never sees the process
+    as stopped. A process that does not run is started.
+
+    :param host: a host whose calls may take as long as the program needs to stop.
+    :raises StepFailed: if the configuration or supervisord has no such program, or if supervisord refuses the restart.
+    """
+
+    async def own() -> list[Process]:
+        return [*processes_by_program(host.cfg, await host.processes()).get(program, ())]
+
+    found = await own()
+    if not found:
+        raise StepFailed(
+            f"supervisord has no program {program!r}; it has {', '.join(sorted(host.cfg.programs))}"
+        )
+    for name in (process.full_name for process in found):
+        await host.check_claim()
+        stopped, started = await host.rpc.multicall(
+            [("supervisor.stopProcess", (name, True)), ("supervisor.startProcess", (name, False))]
+        )
+        for answer, ignored in ((stopped, Fault.NOT_RUNNING), (started, Fault.ALREADY_STARTED)):
+            if isinstance(answer, SupervisordRefused) and answer.code != ignored:
+                raise StepFailed(f"{name}: {answer}")
+    while True:
+        found = await own()
+        if not any(process.state in _CHANGING for process in found):
+            return found
+        await asyncio.sleep(host.timings.poll_interval)
+
+
 async def stop_everything(host: SupervisorHost) -> None:
     """Stop all processes of supervisord at the same time, including programs that are not in the task's configuration.
 
@@ -193,7 +227,7 @@ def _check_started(host: SupervisorHost, found: list[Process]) -> None:
         (process, host.cfg.policy_of(name).otherwise)
         for name, processes in own.items()
         for process in processes
-        if process.state in _NOT_STARTED
+        if process.state in NOT_STARTED
     ]
     failed = [(process, action) for process, action in dead if action in _FAILURES]
     if failed:

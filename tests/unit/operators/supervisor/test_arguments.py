@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.bases.operator import TriggerFailureReason
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferred
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.supervisor import (
@@ -18,6 +19,7 @@ from deferrable_ops.operators.supervisor import (
     SupervisorSSH,
     SupervisorSSHAirflowConfiguration,
 )
+from deferrable_ops.outcome import Success
 from deferrable_ops.supervisord.airflow import AirflowConfiguration
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.supervisor.configuration import load_configuration, machine_address
@@ -241,7 +243,27 @@ async def test_worker_passes_the_run_facts_to_the_trigger(name: str) -> None:
     assert kwargs["run_facts"]["conf"] == {"d-check-programs-retrigger": 3}
     assert kwargs["attempt"]["task_id"] == one.task_id
     assert deferred.value.timeout is not None
-    assert deferred.value.timeout.total_seconds() == one.timeout
+    assert deferred.value.timeout.total_seconds() == one.airflow_timeout
+
+
+async def test_step_whose_airflow_timeout_has_passed_is_deferred_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step: Any = Supervisor(cfg=LOCAL).stop_supervisor
+    dag_run = SimpleNamespace(dag_id="d", run_id="run", run_type="manual", conf={}, start_date=NOW)
+    names = {"dag_id": "d", "run_id": "run", "task_id": step.task_id, "map_index": -1}
+    ti = SimpleNamespace(id="01a1fd9a-991e-7f0c-8071-3e438f570c00", try_number=1, **names)
+    context = {"dag_run": dag_run, "params": {}, "ti": ti}
+    timed_out = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    async with memory_inbox():
+        with pytest.raises(TaskDeferred) as deferred:
+            step.resume_execution("__fail__", timed_out, context)
+        assert deferred.value.trigger.serialize()[1]["step"] == "stop-supervisor"
+        with pytest.raises(TaskDeferralError):
+            step.resume_execution("__fail__", {"error": "Trigger failure"}, context)
+    # If the step has ended in the meantime, its result counts.
+    monkeypatch.setattr("deferrable_ops.operators.base.read_outcome", lambda _: Success({"stopped": [7]}))
+    assert step.resume_execution("__fail__", timed_out, context) == {"stopped": [7]}
 
 
 def test_step_timeout_includes_the_programs_times() -> None:

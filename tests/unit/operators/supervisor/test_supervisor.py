@@ -290,3 +290,48 @@ def test_example_of_airflow_supervisor_makes_its_dag() -> None:
         supervisor = Supervisor(dag=dag, cfg=config)
     assert supervisor.cfg.socket_path == Path("/data/airflow/supervisor/supervisor.sock")
     assert "test-supervisor-configure-supervisor" in dag.task_ids
+
+
+def test_teardown_steps_are_retried(dag: DAG) -> None:
+    supervisor = Supervisor(cfg=cfg())
+    stops = [supervisor.task_of(step) for step in STOPS]
+    assert {task.retries for task in stops} == {3}
+    assert {task.retry_delay for task in stops} == {timedelta(seconds=30)}
+    others = OWN - {*STOPS}
+    assert {supervisor.task_of(step).retries for step in others} == {0}
+
+
+def test_retries_of_the_supervisor_apply_to_teardown_steps(dag: DAG) -> None:
+    supervisor = Supervisor(cfg=cfg(), retries=1, retry_delay=timedelta(seconds=7))
+    assert (supervisor.stop_programs.retries, supervisor.start_programs.retries) == (1, 1)
+    assert supervisor.stop_programs.retry_delay == timedelta(seconds=7)
+
+
+@pytest.mark.parametrize(("given", "retries"), [(0, 3), (5, 5)])
+def test_default_args_do_not_lower_the_retries_of_teardown_steps(given: int, retries: int) -> None:
+    defaults = {"retries": given, "retry_delay": timedelta(seconds=7)}
+    with new_dag(default_args=defaults):
+        supervisor = Supervisor(cfg=cfg())
+    assert supervisor.stop_supervisor.retries == retries
+    assert supervisor.stop_supervisor.retry_delay == timedelta(seconds=7)
+    assert supervisor.start_supervisor.retries == given
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(None, 7 * 86_400.0), (timedelta(minutes=2), 120.0)])
+def test_airflow_does_not_end_a_step_before_its_own_timeout(
+    dag: DAG, given: timedelta | None, seconds: float
+) -> None:
+    step = Supervisor(cfg=cfg(), execution_timeout=given).stop_supervisor
+    assert step.start_trigger_args is not None
+    assert step.start_trigger_args.timeout == timedelta(seconds=seconds)
+    kwargs = step.start_trigger_args.trigger_kwargs
+    assert kwargs["timeout"] == min(160.0, seconds)
+    assert kwargs.get("airflow_timeout") == (None if given is None else seconds)
+
+
+def test_supervisord_with_a_replaced_teardown_step_is_left_to_the_user(dag: DAG) -> None:
+    supervisor = Supervisor(cfg=cfg(), steps={"stop-supervisor": EmptyOperator(task_id="keep")})
+    assert supervisor.start_supervisor.start_trigger_args.trigger_kwargs["tears_down"] is False
+    with new_dag("other"):
+        usual = Supervisor(cfg=cfg())
+    assert "tears_down" not in usual.start_supervisor.start_trigger_args.trigger_kwargs

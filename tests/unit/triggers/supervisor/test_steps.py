@@ -20,7 +20,7 @@ from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.testing.inbox import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor import host as supervisor_host
-from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
+from deferrable_ops.triggers.supervisor.configuration import load_configuration, serialize_configuration
 from deferrable_ops.triggers.supervisor.daemon.daemon import _supervisord, lifetime_warning
 from deferrable_ops.triggers.supervisor.daemon.processes import _is_daemon_command
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
@@ -223,6 +223,36 @@ async def test_unreachable_machine_is_retried_and_refusal_is_not(
         machine.errors = [MachineRefused("web-3 has another host key")]
         outcome = await runs.start(configuring()).outcome()
     assert outcome == Failure("web-3 has another host key", retryable=False)
+
+
+@pytest.mark.parametrize("step", ["stop-programs", "stop-supervisor", "unconfigure-supervisor"])
+async def test_refused_teardown_step_can_be_retried(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    machine = FakeMachine()
+    machine.errors = [MachineRefused("web-3 has another host key")]
+    with on(monkeypatch, machine):
+        outcome = await runs.start(configuring(step=step)).outcome()
+    assert outcome == Failure("web-3 has another host key", retryable=True)
+
+
+@pytest.mark.parametrize(("stop_on_exit", "tears_down"), [(True, True), (False, True), (True, False)])
+async def test_inbox_records_what_a_triggerer_needs_to_stop_the_supervisord(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, stop_on_exit: bool, tears_down: bool
+) -> None:
+    cfg = CFG.model_copy(update={"stop_on_exit": stop_on_exit})
+    step = configuring(configuration=serialize_configuration(cfg), tears_down=tears_down)
+    with on(monkeypatch, FakeMachine()):
+        await runs.start(step).outcome()
+    (found,) = await runs.inbox.daemons.all()
+    assert load_configuration(found.details["configuration"]) == cfg
+    rest = {name: value for name, value in found.details.items() if name != "configuration"}
+    assert rest == {
+        "is_remote": False,
+        "stop_on_exit": stop_on_exit and tears_down,
+        "programs": ["test"],
+        "team": None,
+    }
 
 
 async def test_timeout_names_the_last_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
