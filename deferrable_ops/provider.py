@@ -123,6 +123,13 @@ def get_provider_info() -> dict[str, Any]:
                         default="True",
                         kind="boolean",
                     ),
+                    "forward_logs_lines_per_second": _option(
+                        "Lines of output that all Supervisors with forward_logs=True may copy into their tasks' logs, "
+                        "per second and triggerer. Further lines are skipped, and counted in the log. A line of more "
+                        "than 500 bytes counts as several lines.",
+                        default="200",
+                        kind="integer",
+                    ),
                     "dataflow_api_endpoint": _option(
                         "Host of Dataflow's API, for example of a private or regional endpoint. Empty: dataflow.D, "
                         "where D is the universe domain of the credentials, usually googleapis.com.",

@@ -197,6 +197,19 @@ def protect_log() -> bool:
     return bool(_option("protect_log", True, conf.getboolean))
 
 
+def forward_logs_lines_per_second() -> int:
+    """Return how many lines of output all Supervisors of a triggerer may copy into their tasks' logs, per second.
+
+    :raises ConfigurationError: if the option is negative.
+    """
+    lines = int(_option("forward_logs_lines_per_second", 200, conf.getint))
+    if lines < 0:
+        raise ConfigurationError(
+            f"[{SECTION}] forward_logs_lines_per_second = {lines} is not valid; write 0 or a positive number"
+        )
+    return lines
+
+
 def executor() -> str:
     """Return Airflow's ``[core] executor``: one executor, or several separated by commas."""
     return str(conf.get("core", "executor", fallback=""))

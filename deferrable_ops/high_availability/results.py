@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+SKIPPED_TASKS: Final = "skipmixin_key"
+"""The key of the XCom from which Airflow's scheduler reads which downstream tasks of a task it must skip."""
 
 CheckResult = tuple["Result", "Action"]
 """The return value of a check: a tuple of a Result and an Action."""
@@ -41,6 +44,15 @@ class Decision(NamedTuple):
     def as_json(self) -> list[str]:
         """Return the task's XCom: the result and the action, in the format of the package airflow-ha."""
         return [self.result.value, self.action.value]
+
+
+def gates_to_skip(check_task_id: str, result: Result, action: Action) -> list[str]:
+    """Return the ids of the gates that have nothing to do after a check that ended with this result and action."""
+    gates = [(other, one) for other in (Action.STOP, Action.RETRIGGER) for one in Result]
+    skipped = [f"{other}-{one}" for other, one in gates if (one, other) != (result, action)]
+    if result is Result.PASS:
+        skipped.append("force-dag-fail")
+    return [f"{check_task_id}-{suffix}" for suffix in skipped]
 
 
 def read_result(returned: Any) -> CheckResult | None:

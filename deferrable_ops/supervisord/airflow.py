@@ -153,7 +153,8 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         the DAG itself did not trigger.
     :param restart_on_retrigger: whether the step that starts programs also restarts running programs, in a DAG run that
         the DAG itself triggered.
-    :param forward_logs: whether the task that watches the programs copies their output to its own task log.
+    :param forward_logs: whether the task that watches the programs copies their output to its own task log. With
+        ``"file"``, the task copies their output to files beside its log.
     :param log_chunk_size: the largest number of bytes that one read of a program's log returns.
     :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
     :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
@@ -175,7 +176,7 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     cleanup: bool = True
     restart_on_initial: bool = False
     restart_on_retrigger: bool = False
-    forward_logs: bool = False
+    forward_logs: bool | Literal["file"] = False
     log_chunk_size: int = Field(default=65536, gt=0, le=1048576)
     pool: Annotated[str | None, BeforeValidator(_pool_name)] = None
     drift: Literal["warn", "apply", "fail"] = "warn"

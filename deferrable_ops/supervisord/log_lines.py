@@ -1,5 +1,5 @@
-"""Splits the bytes of a program's log into lines. Keeps the position in the log, so that reading can continue there
-later.
+"""Splits the bytes of a program's log into lines, or returns them unchanged. Keeps the position in the log, so that
+reading can continue there later.
 
 supervisord rotates a log while the program writes to it: the file ``output.log`` is renamed to ``output.log.1``, and a
 line may start in this file and end in the new ``output.log``. Therefore a position in a log consists of the file's
@@ -69,6 +69,8 @@ class LogLines:
         self.read_position = start
         """The position up to which the log was read."""
         self._pending = b""
+        # The beginning of the next line was skipped.
+        self._in_line = False
 
     def continue_in(self, start: LogPosition) -> None:
         """Continue with another log file, for example after a log rotation. The new file may begin with the rest of the
@@ -77,6 +79,14 @@ class LogLines:
         self.read_position = start
         if not self._pending:
             self.resume_position = start
+
+    def skip_to(self, position: LogPosition, *, in_line: bool) -> None:
+        """Continue at a later position in the log.
+
+        :param in_line: whether the position is inside a line. The rest of this line is then skipped too.
+        """
+        self.read_position = self.resume_position = position
+        self._pending, self._in_line = b"", in_line
 
     def add(self, before: bytes, data: bytes, modified: float) -> list[str]:
         """Add the next bytes of the log, and return the lines that are now complete, without line ends.
@@ -89,6 +99,9 @@ class LogLines:
         joined = before + data
         self.read_position = _advance(self.read_position, len(data), joined, modified)
         *lines, rest = (self._pending + data).split(b"\n")
+        if self._in_line and lines:
+            del lines[0]
+        self._in_line = False
         if len(rest) >= _LONGEST_LINE:
             whole = len(rest) - min(_incomplete_character(rest), len(data))
             lines, rest = [*lines, rest[:whole]], rest[whole:]
@@ -107,6 +120,38 @@ class LogLines:
         rest, self._pending = self._pending, b""
         self.resume_position = self.read_position
         return [_text(rest)] if rest else []
+
+
+class LogBytes:
+    """Returns the bytes of a log unchanged.
+
+    :param start: the position in the log at which reading begins.
+    """
+
+    def __init__(self, start: LogPosition) -> None:
+        self.resume_position = self.read_position = start
+
+    def continue_in(self, start: LogPosition) -> None:
+        """Continue with another log file, for example after a log rotation."""
+        self.resume_position = self.read_position = start
+
+    def skip_to(self, position: LogPosition, *, in_line: bool) -> None:
+        """Continue at a later position in the log."""
+        self.resume_position = self.read_position = position
+
+    def add(self, before: bytes, data: bytes, modified: float) -> list[bytes]:
+        """Add the next bytes of the log, and return them in a list.
+
+        :param before: up to ``OVERLAP`` bytes that stand before `data` in the log file.
+        :param modified: modification time of the log file.
+        """
+        self.read_position = _advance(self.read_position, len(data), before + data, modified)
+        self.resume_position = self.read_position
+        return [data] if data else []
+
+    def finish(self) -> list[bytes]:
+        """Return an empty list, because no bytes are held back."""
+        return []
 
 
 def _advance(position: LogPosition, by: int, before: bytes, modified: float) -> LogPosition:

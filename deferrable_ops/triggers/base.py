@@ -22,6 +22,7 @@ from deferrable_ops.inbox import NO_RETRY_TIMEOUT, Attempt, Inbox, NewWait, Wait
 from deferrable_ops.inbox.watcher import Subscription
 from deferrable_ops.outages import DEPLOYMENT, REPORT_LASTS, Follower, common_source, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
+from deferrable_ops.supervisor_calls import Rank
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background, delivery
 from deferrable_ops.triggers.lifecycle.cancellation import cancel_due_work, end_if_killed
@@ -251,6 +252,7 @@ class TaskTrigger(Launching, BaseTrigger):
             outcome = self._failed_by(error)
         if self.task_instance is not None and self.current is not None:
             await self._leave_to_airflow()
+        await self.before_end(outcome)
         event = await delivery.event_for(self._ending_task(), outcome)
         if self.attempt is not None and self.task_instance is not None:
             earliest = RESUME_AFTER_DEFER if type(event) is TriggerEvent else _END_AFTER_DEFER
@@ -293,10 +295,13 @@ class TaskTrigger(Launching, BaseTrigger):
     async def on_wait_updated(self) -> None:
         """Handle one change of the wait in the inbox, for example new progress or an outcome."""
 
-    async def push_xcom(self, key: str, value: Any) -> None:
-        """Set an XCom while the task waits. Without a triggerer, as in ``dag.test()`` and in tests, do nothing."""
+    async def before_end(self, outcome: Outcome) -> None:
+        """Do what other tasks need before this task ends with its outcome. Must not raise an error."""
+
+    async def push_xcom(self, key: str, value: Any, rank: Rank = Rank.PROGRESS) -> None:
+        """Set an XCom of the task. Without a triggerer, as in ``dag.test()`` and in tests, do nothing."""
         if self.task_instance is not None:
-            await delivery.push_xcom(self.current.attempt, key, value)
+            await delivery.push_xcom(self.current.attempt, key, value, rank)
 
     async def race_with_settlement(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Return the outcome of `work`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ once = pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
 
 # The state of a run that ends with a result.
 STATES = {"pass": "success", "fail": "failed"}
+ENDED_BY_TRIGGER = re.compile("The wait (succeeded|failed)|The task is skipped")
 GATES = ("stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail")
 
 
@@ -93,6 +95,9 @@ def test_stop_ends_the_run_in_the_state_of_its_result_and_without_a_worker(
         failed = {"stop-fail": "failed", "force-dag-fail": "failed"}
         assert gates(run) == NOT_CHOSEN | ({"stop-pass": "success"} if result == "pass" else failed)
         assert run.worker_processes() == 0
+        started = [name for name in gates(run) if ENDED_BY_TRIGGER.search(run.task(f"ha-{name}").log())]
+        # The scheduler skips the other gates without starting them.
+        assert started == (["stop-pass"] if result == "pass" else ["stop-fail", "force-dag-fail"])
 
 
 @pytest.mark.both_databases

@@ -158,6 +158,16 @@ class HighAvailabilityOperator(TriggererOperator):
         return self.worker_check_reason or super().worker_start_reason
 
     @property
+    def inherits_from_skipmixin(self) -> bool:
+        """Whether Airflow's scheduler skips the gates that have nothing to do, without starting them.
+
+        A gate with an ``on_skipped_callback`` must start, because the scheduler does not call this callback.
+        """
+        return not any(
+            task.on_skipped_callback for task in (self, self.retrigger_pass, self.retrigger_fail)
+        )
+
+    @property
     def rules(self) -> dict[str, Any]:
         """The limits, thresholds and intervals of the checks, as a JSON object for the trigger."""
         return self._rules().as_json()

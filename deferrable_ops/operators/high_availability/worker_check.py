@@ -17,7 +17,14 @@ from airflow.sdk.execution_time.timeout import timeout
 from deferrable_ops.high_availability.check_calls import accepted_kwargs, parse_result
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
-from deferrable_ops.high_availability.results import Action, CheckResult, Decision, Result
+from deferrable_ops.high_availability.results import (
+    SKIPPED_TASKS,
+    Action,
+    CheckResult,
+    Decision,
+    Result,
+    gates_to_skip,
+)
 from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.large_values import run_sync
 from deferrable_ops.operators.base import attempt_of, finish, register_on_worker
@@ -84,11 +91,13 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
         _with_inbox(lambda inbox: inbox.waits.save_progress(wait.id, evaluator.state))
         until = min(time.time() + evaluator.pause(datetime.now(UTC)), wait.deadline)
         return task.defer(trigger=HighAvailabilityPauseTrigger(until), method_name="check_again")
-    return _decided(task, wait, decision)
+    return _decided(task, context, wait, decision)
 
 
-def _decided(task: WorkerCheckTask, wait: Wait, decision: Decision) -> Any:
+def _decided(task: WorkerCheckTask, context: Context, wait: Wait, decision: Decision) -> Any:
     task.log.info("The checks ended with result %s and action %s, because %s", *decision)
+    skipped = gates_to_skip(task.task_id, decision.result, decision.action)
+    context["ti"].xcom_push(key=SKIPPED_TASKS, value={"skipped": skipped})
     return _ended(wait, Success(decision.as_json()))
 
 

@@ -227,16 +227,20 @@ class SupervisorAlarm(_Gate):
     The error message contains the task ids of the failed steps.
 
     :param task_ids: the ids of the tasks that run the steps; this task fails if one of them failed.
-    :param leaf_task_id: the id of a task that runs in every DAG run and then succeeds or skips itself. If Airflow
-        skipped that task before it started, a user has marked the DAG run as failed.
+    :param leaf_task_id: the id of a task that runs in every DAG run, except after a check that ended with PASS. If
+        Airflow skipped that task before it started, a user has marked the DAG run as failed.
+    :param check_task_id: the id of the task that watches the programs.
     """
 
     trigger_class: ClassVar[type[TaskTrigger]] = SupervisorAlarmTrigger
 
-    def __init__(self, *, task_ids: Sequence[str], leaf_task_id: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *, task_ids: Sequence[str], leaf_task_id: str, check_task_id: str, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.task_ids = list(task_ids)
         self.leaf_task_id = leaf_task_id
+        self.check_task_id = check_task_id
 
 
 class SupervisorSwitch(_Gate):

@@ -162,6 +162,7 @@ class Supervisor(Pipeline):
             **self._gate_arguments("check-config-failed", "on_failure_callback"),
             task_ids=[self.task_of(step).task_id for step in watched],
             leaf_task_id=f"{check.task_id}-force-dag-fail",
+            check_task_id=check.task_id,
         ).as_teardown(on_failure_fail_dagrun=True)
 
     def _create_step(self, step: str) -> None:

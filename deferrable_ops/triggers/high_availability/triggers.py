@@ -13,12 +13,21 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
-from deferrable_ops.high_availability.results import Action, Decision, Result, read_result
+from deferrable_ops.high_availability.results import (
+    SKIPPED_TASKS,
+    Action,
+    Decision,
+    Result,
+    gates_to_skip,
+    read_result,
+)
 from deferrable_ops.inbox import Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
+from deferrable_ops.supervisor_calls import Rank
 from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
 from deferrable_ops.triggers.high_availability.check import CheckRunner, check_context
+from deferrable_ops.triggers.lifecycle import delivery
 
 FEATURE: Final = "high_availability"
 DEFAULT_CHECK_TIMEOUT: Final = 300.0
@@ -80,6 +89,28 @@ class HighAvailabilityTrigger(TaskTrigger):
     def cancellable(self) -> bool:
         """Return False, because a check launches no external work that could be cancelled."""
         return False
+
+    @property
+    def xcoms_to_clear(self) -> tuple[str, ...]:
+        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
+        return (*super().xcoms_to_clear, SKIPPED_TASKS)
+
+    async def before_end(self, outcome: Outcome) -> None:
+        """Make the scheduler skip the gates that have nothing to do. Otherwise all gates would start at once, and each
+        of their triggers carries the whole serialized DAG.
+        """
+        decided = read_result(outcome.value) if isinstance(outcome, Success) else None
+        if decided is None or self.current is None or delivery.has_custom_xcom_backend():
+            return
+        try:
+            skipped = gates_to_skip(self.current.attempt.task_id, *decided)
+            await self.push_xcom(SKIPPED_TASKS, {"skipped": skipped}, Rank.END)
+        except Exception as error:
+            self.log.warning(
+                "Could not set the XCom %s (%s), so each gate of this check starts and decides by itself",
+                SKIPPED_TASKS,
+                type(error).__name__,
+            )
 
     async def wait(self) -> Outcome:
         """Run checks until a result, a limit or the timeout ends the task, and return the outcome."""

@@ -78,6 +78,14 @@ async def push_xcom(attempt: Attempt, key: str, value: Any, rank: Rank = Rank.PR
     await call_supervisor(push, rank=rank, timeout=_XCOM_TIMEOUT)
 
 
+def has_custom_xcom_backend() -> bool:
+    """Return whether ``[core] xcom_backend`` is set. Such a backend would block the triggerer's event loop."""
+    from airflow.sdk.bases.xcom import BaseXCom
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return XCom is not BaseXCom
+
+
 async def clear_xcoms(attempt: Attempt, keys: Iterable[str], log: Any) -> None:
     """Delete the XComs that earlier attempts of the task have set. If a deletion fails, log a warning."""
     for key in keys:
@@ -150,8 +158,6 @@ _checked: set[bool] = set()
 
 @lru_cache(maxsize=2)
 def _deployment_reason(success: bool) -> str | None:
-    from airflow.sdk.bases.xcom import BaseXCom
-    from airflow.sdk.execution_time.xcom import XCom
     from airflow.sdk.listener import get_listener_manager
 
     if not settings.end_from_trigger():
@@ -162,7 +168,7 @@ def _deployment_reason(success: bool) -> str | None:
             sorted(getattr(listener, "__name__", type(listener).__qualname__) for listener in listeners)
         )
         return f"the triggerer does not call the installed listeners ({names})"
-    if success and XCom is not BaseXCom:
+    if success and has_custom_xcom_backend():
         return "the configured custom XCom backend would block the triggerer"
     return None
 

@@ -118,7 +118,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
                 saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
-                return await self._watch(evaluator, ProgramWatcher(host, readings, saved))
+                return await self._watch(evaluator, ProgramWatcher(host, readings, saved, self.current.attempt))
 
     async def _watch(self, evaluator: CheckEvaluator, watcher: ProgramWatcher) -> Outcome:
         saved = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from deferrable_ops.high_availability.results import Action, read_result
+from deferrable_ops.high_availability.results import Action, CheckResult, Result, read_result
 from deferrable_ops.inbox import Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import TaskTrigger
@@ -89,9 +89,7 @@ class SupervisorTeardownTrigger(_GateTrigger):
         if states is not None:
             return any(states[task_id] == "success" for task_id in self.retriggers)
         check = await newest_wait(self, self.check_task_id)
-        if check is None or not isinstance(check.outcome, Success):
-            return False
-        decided = read_result(check.outcome.value)
+        decided = None if check is None else _decision_of(check)
         return decided is not None and decided[1] is Action.RETRIGGER
 
 
@@ -103,17 +101,26 @@ class SupervisorAlarmTrigger(_GateTrigger):
     the DAG run would become a success. Therefore this trigger fails its own task, which makes the DAG run failed.
 
     :param task_ids: the ids of the tasks that run the steps; the trigger fails its task if one of them failed.
-    :param leaf_task_id: the id of a task that runs in every DAG run and then succeeds or skips itself. If Airflow
-        skipped that task before it started, a user has marked the DAG run as failed.
+    :param leaf_task_id: the id of a task that runs in every DAG run, except after a check that ended with PASS. If
+        Airflow skipped that task before it started, a user has marked the DAG run as failed.
+    :param check_task_id: the id of the task that watches the programs.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger"
-    arguments: ClassVar[tuple[str, ...]] = ("task_ids", "leaf_task_id")
+    arguments: ClassVar[tuple[str, ...]] = ("task_ids", "leaf_task_id", "check_task_id")
 
-    def __init__(self, *, task_ids: Sequence[str] = (), leaf_task_id: str = "", **base: Any) -> None:
+    def __init__(
+        self,
+        *,
+        task_ids: Sequence[str] = (),
+        leaf_task_id: str = "",
+        check_task_id: str = "",
+        **base: Any,
+    ) -> None:
         super().__init__(**base)
         self.task_ids = list(task_ids)
         self.leaf_task_id = leaf_task_id
+        self.check_task_id = check_task_id
 
     async def wait(self) -> Outcome:
         """Return a Failure if a step failed, or if a user marked the DAG run as failed; otherwise return a Skip."""
@@ -138,6 +145,11 @@ class SupervisorAlarmTrigger(_GateTrigger):
         """
         if states.get(self.leaf_task_id) != "skipped" or "failed" not in states.values():
             return False
+        check = await newest_wait(self, self.check_task_id)
+        decided = None if check is None else _decision_of(check)
+        if decided is not None and decided[0] is Result.PASS:
+            # The scheduler skips the leaf task after PASS, see HighAvailabilityTrigger.before_end().
+            return False
         return await newest_wait(self, self.leaf_task_id) is None
 
 
@@ -160,3 +172,7 @@ class SupervisorSwitchTrigger(_GateTrigger):
         return Skip(
             f"clear the task {self.clears!r}, and no other task, to kill supervisord and all its programs"
         )
+
+
+def _decision_of(check: Wait) -> CheckResult | None:
+    return read_result(check.outcome.value) if isinstance(check.outcome, Success) else None

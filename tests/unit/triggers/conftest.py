@@ -11,6 +11,7 @@ from airflow.sdk.execution_time import task_runner
 from unit.triggers.support import AirflowComms, Runs
 
 from deferrable_ops.inbox.waits.launches import Launches
+from deferrable_ops.supervisor_calls import Rank
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle import delivery
@@ -32,8 +33,8 @@ async def runs(
     monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
     caplog.set_level(logging.INFO, "task")
 
-    async def push_xcom(trigger: TaskTrigger, key: str, value: Any) -> None:
-        await delivery.push_xcom(trigger.current.attempt, key, value)
+    async def push_xcom(trigger: TaskTrigger, key: str, value: Any, rank: Rank = Rank.PROGRESS) -> None:
+        await delivery.push_xcom(trigger.current.attempt, key, value, rank)
 
     # The original does nothing for a trigger without a task instance.
     monkeypatch.setattr(TaskTrigger, "push_xcom", push_xcom)

@@ -1,159 +1,150 @@
-"""Copies the output of programs from their log files to the log of the task that watches them.
+"""Copies the output of programs to the log of the task that watches them.
 
-After a restart of the triggerer, copying continues where it ended: no line is lost or copied twice.
+All tasks of a triggerer share a budget of log lines. Output beyond the budget is skipped, and counted in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
-from deferrable_ops.supervisord.log_lines import LogPosition
-from deferrable_ops.supervisord.processes import Process
-from deferrable_ops.supervisord.program_sections import ProgramConfiguration
-from deferrable_ops.triggers.supervisor.configuration import is_remote
+from deferrable_ops.supervisord.log_lines import LogLines, LogPosition
+from deferrable_ops.triggers.lifecycle.log_budget import LogBudget, log_budget
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
-from deferrable_ops.triggers.supervisor.watch.log_tail import LogTail, regular_file
+from deferrable_ops.triggers.supervisor.watch.log_tail import LogContent, LogTail, SkippedOutput
+from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.machine.machine import FileStatus
 
-_MIN_CHUNK: Final = 4096
-
-# For the limit of bytes per poll, each line counts as at least this many bytes. Even an empty line takes time to copy.
-_MIN_LINE_COST: Final = 64
-
-_MAX_BACKUPS: Final = 100
+# Each further line of the budget pays for this number of bytes in a line.
+_LINE_BYTES: Final = 500
 
 # After this many lines (a few milliseconds), let the other triggers on the event loop run.
 _LINES_PER_TURN: Final = 50
+_LINES_READ_PER_TURN: Final = 1000
+
+_NOTHING: Final = SkippedOutput(0, 0)
 
 
-class LogForwarder:
+class LogForwarder(OutputCopier[str]):
     """Copies the output of all programs in a configuration to the task's log.
 
-    :param saved: the saved state of the task, with a position in each log file. All lines before this position were
-        already copied.
+    If there are more lines than the budget allows, the newest lines are copied.
     """
 
-    # A class attribute, because an instance attribute would need memory for each watching task.
-    chunks_per_poll: ClassVar[int] = 8
-    """The maximum number of chunks per poll, for all logs together. The next polls read the rest of the output."""
+    read_as: ClassVar[Callable[[LogPosition], LogContent[Any]]] = LogLines
 
-    def __init__(self, host: SupervisorHost, saved: SavedState) -> None:
-        self._programs = host.cfg.programs
-        self._chunk = host.cfg.log_chunk_size
-        self._machine = host.machine
-        self._log = host.log
-        # On the local host, inodes need no additional time. Over SSH, a command must be run to read them.
-        self._inodes = not is_remote(host.cfg)
-        self._saved = {path: LogPosition.from_json(position) for path, position in saved.output.items()}
-        # A missing log file is reported as a gap only if this DAG run saved the positions.
-        self._reports_gaps = saved.is_ours
-        self._logs: dict[Path, LogTail] = {}
-        self._last_error = ""
+    def __init__(self, host: SupervisorHost, saved: SavedState, budget: LogBudget | None = None) -> None:
+        super().__init__(host, saved)
+        self._budget = budget or log_budget()
+        # Skipped output for which the budget allowed no line in the log yet, by the log's path.
+        self._skipped: dict[Path, SkippedOutput] = {}
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """The current position in each log file, as a JSON object. The caller must save this object."""
-        positions = self._saved | {str(path): log.position for path, log in self._logs.items()}
-        return {path: position.to_json() for path, position in positions.items() if position is not None}
-
-    async def forward(self, found: Mapping[str, Iterable[Process]]) -> None:
-        """Copy new output of the programs to the task's log, up to the size limit for one poll.
-
-        :param found: the processes of each program, by the program's name.
-        """
-        await self._try_copy(self._logs_of(found), self.chunks_per_poll * self._chunk)
-
-    async def finish(self, found: Mapping[str, Iterable[Process]]) -> None:
-        """Copy all remaining output of processes that have ended. Copy new output of the other processes up to the size
-        limit for one poll.
-        """
-        await self.forward(found)
-        ended = {name: [process for process in own if not process.is_alive] for name, own in found.items()}
-        logs = self._logs_of(ended)
-        if await self._try_copy(logs, None):
-            for log in logs:
-                await self._write(log, log.finish())
-
-    async def _try_copy(self, logs: list[LogTail], limit: int | None) -> bool:
+    async def copy(self, waiting: list[tuple[LogTail[str], FileStatus | None]], *, is_last: bool) -> None:
+        """See :meth:`OutputCopier.copy`."""
+        left = self._budget.take()
         try:
-            await self._copy(logs, limit)
-        except (MachineUnavailable, MachineRefused) as error:
-            if str(error) != self._last_error:
-                self._last_error = str(error)
-                self._log.warning("Could not read the programs' output; trying again later: %s", error)
-            return False
-        self._last_error = ""
-        return True
+            for number, (log, status) in enumerate(waiting):
+                share = -(-left // (len(waiting) - number))
+                left -= await self._copy_log(log, status, share, is_last=is_last)
+        finally:
+            self._budget.give_back(left)
 
-    async def _copy(self, logs: list[LogTail], limit: int | None) -> None:
-        """Copy new output in rounds. In each round, copy one chunk from each log file that has more output.
+    async def end(self, logs: list[LogTail[str]]) -> None:
+        """See :meth:`OutputCopier.end`."""
+        for log in logs:
+            if log.path in self._skipped:
+                self._report_skipped(log)
+            for line in log.finish():
+                self._log.info("[%s] %s", log.label, line)
 
-        :param limit: approximate maximum number of bytes to copy from all log files together; None means no limit.
+    async def _copy_log(
+        self, log: LogTail[str], status: FileStatus | None, share: int, *, is_last: bool
+    ) -> int:
+        """Copy the newest lines of a log, and return how many lines of the budget this took.
+
+        :param share: the largest number of lines of the budget.
         """
-        if not logs:
-            return
-        statuses = await self._machine.status(*(log.path for log in logs), inodes=self._inodes)
-        current = zip(logs, map(regular_file, statuses), strict=True)
-        waiting = [(log, status) for log, status in current if log.may_have_output(status)]
-        while waiting and (limit is None or limit > 0):
-            length = self._chunk
-            if limit is not None:
-                length = max(min(length, limit // len(waiting)), min(length, _MIN_CHUNK))
-            unfinished: list[tuple[LogTail, FileStatus | None]] = []
-            for log, status in waiting:
-                chunk = await log.read(self._machine, status, length)
-                if chunk.has_gap:
-                    self._log.warning(
-                        "[%s] output may be missing here, because its log file was removed or emptied",
-                        log.label,
-                    )
-                await self._write(log, chunk.lines)
-                if limit is not None:
-                    limit -= max(chunk.size, _MIN_LINE_COST * len(chunk.lines))
-                if chunk.has_more:
-                    unfinished.append((log, status))
-            waiting = unfinished
+        # None stands for a gap. The costs are lines of the budget.
+        kept: deque[tuple[str | None, int]] = deque()
+        cost, read, has_gap = 0, 0, False
 
-    async def _write(self, log: LogTail, lines: list[str]) -> None:
-        for number, line in enumerate(lines, 1):
-            self._log.info("[%s] %s", log.label, line)
+        def drop_oldest() -> int:
+            nonlocal has_gap
+            oldest, paid = kept.popleft()
+            if oldest is None:
+                has_gap = True
+            else:
+                self._skip(log, SkippedOutput(1, len(oldest.encode()) + 1))
+            return paid
+
+        while True:
+            chunk = await log.read(self._machine, status, self._chunk)
+            if chunk.has_gap:
+                kept.append((None, 0))
+            for number, line in enumerate(chunk.parts, 1):
+                kept.append((line, _cost(line)))
+                cost += kept[-1][1]
+                while cost > share:
+                    cost -= drop_oldest()
+                if not number % _LINES_READ_PER_TURN:
+                    await asyncio.sleep(0)
+            if not chunk.has_more:
+                break
+            if not read:
+                # Only the newest output can be copied.
+                skipped = await log.skip(self._machine, share * _LINE_BYTES)
+                self._skip(log, skipped)
+                while skipped.size and kept:
+                    cost -= drop_oldest()
+            read += chunk.size
+            # A program may write faster than its log is read.
+            if read > share * _LINE_BYTES + self._chunk and not is_last:
+                break
+        if has_gap:
+            self.report_gap(log)
+        if log.path in self._skipped and share:
+            self._report_skipped(log)
+            cost += 1
+        await self._write(log, kept)
+        return cost
+
+    def _skip(self, log: LogTail[str], more: SkippedOutput) -> None:
+        if not more.size:
+            return
+        lines, size = self._skipped.get(log.path, _NOTHING)
+        known = None if lines is None or more.lines is None else lines + more.lines
+        self._skipped[log.path] = SkippedOutput(known, size + more.size)
+
+    def _report_skipped(self, log: LogTail[str]) -> None:
+        lines, size = self._skipped.pop(log.path)
+        self._log.warning(
+            "[%s] skipped %s (%.1f MB) here, because all Supervisors of this triggerer together may forward %g lines "
+            "per second; the whole output is in %s on %s",
+            log.label,
+            "lines" if lines is None else f"{lines:,} line{'s' * (lines != 1)}",
+            size / 1e6,
+            self._budget.rate,
+            log.path,
+            self._machine.name,
+        )
+
+    async def _write(self, log: LogTail[str], lines: deque[tuple[str | None, int]]) -> None:
+        for number, (line, _) in enumerate(lines, 1):
+            if line is None:
+                self.report_gap(log)
+            else:
+                self._log.info("[%s] %s", log.label, line)
             if not number % _LINES_PER_TURN:
                 await asyncio.sleep(0)
 
-    def _logs_of(self, found: Mapping[str, Iterable[Process]]) -> list[LogTail]:
-        return [
-            log
-            for name, own in found.items()
-            for process in own
-            for log in self._logs_of_process(name, process)
-        ]
 
-    def _logs_of_process(self, name: str, process: Process) -> Iterator[LogTail]:
-        program = self._programs[name]
-        for path, suffix, backups in (
-            (process.stdout_log, "", _backups(program, "stdout")),
-            (process.stderr_log, " stderr", _backups(program, "stderr")),
-        ):
-            if not path or not (process.start or path in self._saved):
-                continue
-            if (log := self._logs.get(Path(path))) is None:
-                label = process.name if process.name == process.group else process.full_name
-                position = self._saved.get(path)
-                log = LogTail(
-                    label + suffix, Path(path), backups, position, process.start - 1.0, self._reports_gaps
-                )
-                self._logs[log.path] = log
-            yield log
-
-
-def _backups(program: ProgramConfiguration, channel: str) -> int:
-    """Return the maximum number of rotated files that supervisord keeps for one log file of a program."""
-    size: str = getattr(program, f"{channel}_logfile_maxbytes")
-    rotates = int(size.rstrip("KMGBkmgb")) > 0
-    backups: int = getattr(program, f"{channel}_logfile_backups")
-    return min(backups, _MAX_BACKUPS) if rotates else 0
+def _cost(line: str) -> int:
+    """Return how many lines of the budget a line takes. The triggerer's log is JSON, with escaped characters."""
+    escaped = encode_basestring(line)
+    size = len(escaped) if escaped.isascii() else len(escaped.encode())
+    return 1 + size // _LINE_BYTES

@@ -1,26 +1,58 @@
-"""Reads the new lines in one log of a process. Reading continues after log rotations and after restarts of the
+"""Reads the new output in one log of a process. Reading continues after log rotations and after restarts of the
 triggerer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from deferrable_ops.supervisord.log_lines import OVERLAP, LogLines, LogPosition, fingerprint_of
+from deferrable_ops.exceptions import MachineUnavailable
+from deferrable_ops.supervisord.log_lines import OVERLAP, LogPosition, fingerprint_of
 from deferrable_ops.upstreams.machine.machine import FileStatus, Machine
 
+T = TypeVar("T")
 
-class LogChunk(NamedTuple):
-    """The lines that one read of a log returned.
+# Counts the line ends in a part of a file. The arguments are the file, the number of its first byte, starting at 1,
+# and the number of bytes.
+_COUNT_LINES: Final = 'tail -c "+$2" < "$1" | head -c "$3" | wc -l'
+_COUNT_SECONDS: Final = 60.0
 
-    :param size: the number of bytes that were read.
-    :param has_more: whether the log contains more output, which was not read yet.
-    :param has_gap: whether output before ``lines`` may be missing, because a log file was removed or emptied.
+
+class LogContent(Protocol[T]):
+    """How the bytes of a log are returned: a LogLines or a LogBytes."""
+
+    read_position: LogPosition
+    resume_position: LogPosition
+
+    def continue_in(self, start: LogPosition) -> None: ...
+    def skip_to(self, position: LogPosition, *, in_line: bool) -> None: ...
+    def add(self, before: bytes, data: bytes, modified: float) -> list[T]: ...
+    def finish(self) -> list[T]: ...
+
+
+class SkippedOutput(NamedTuple):
+    """Output that was skipped.
+
+    :param lines: the number of lines; None if the lines could not be counted.
+    :param size: the number of bytes.
     """
 
-    lines: list[str]
+    lines: int | None
+    size: int
+
+
+class LogChunk(NamedTuple, Generic[T]):
+    """The output that one read of a log returned.
+
+    :param parts: the lines, or the bytes in one part.
+    :param size: the number of bytes that were read.
+    :param has_more: whether the log contains more output, which was not read yet.
+    :param has_gap: whether output before ``parts`` may be missing, because a log file was removed or emptied.
+    """
+
+    parts: list[T]
     size: int = 0
     has_more: bool = False
     has_gap: bool = False
@@ -33,13 +65,14 @@ def regular_file(status: FileStatus | None) -> FileStatus | None:
     return status if status is not None and status.is_regular else None
 
 
-class LogTail:
+class LogTail(Generic[T]):
     """One log of a process: the file to which supervisord writes now, and the older files from log rotations.
 
     :param label: a prefix that is put before each line in the task's log.
     :param path: path of the log file to which supervisord writes now. The names of rotated files end in ``.1``, ``.2``
         and so on; the file that ends in ``.1`` is the newest rotated file.
     :param backups: the maximum number of rotated files of this log.
+    :param read_as: LogLines or LogBytes.
     :param position: the position in the log at which reading begins; None if the log was never read.
     :param since: a time. If `position` is None, reading begins with the oldest file that was modified after `since`.
     :param reports_gaps: whether :meth:`read` reports a gap if the file that contains `position` no longer exists.
@@ -50,6 +83,7 @@ class LogTail:
         label: str,
         path: Path,
         backups: int,
+        read_as: Callable[[LogPosition], LogContent[T]],
         position: LogPosition | None,
         since: float,
         reports_gaps: bool,
@@ -57,7 +91,8 @@ class LogTail:
         self.label = label
         self.path = path
         self._files = (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, backups + 1)))
-        self._lines = LogLines(position or LogPosition(modified=since))
+        self._read_as = read_as
+        self._content = read_as(position or LogPosition(modified=since))
         # Whether this process has found the file to which the position belongs.
         self._is_identified = False
         self._was_searched = False
@@ -68,7 +103,7 @@ class LogTail:
         """The position in the log at which reading must continue after a restart of the triggerer. An incomplete last
         line is then read again.
         """
-        return self._lines.resume_position
+        return self._content.resume_position
 
     def may_have_output(self, status: FileStatus | None) -> bool:
         """Return whether the log may contain lines that were not read yet.
@@ -77,12 +112,55 @@ class LogTail:
         """
         if not self._was_searched:
             return True
-        if status is None or status.size == self._lines.read_position.offset == 0:
+        if status is None or status.size == self._content.read_position.offset == 0:
             return self._is_identified and status is None
-        return not self._is_current(status) or status.size > self._lines.read_position.offset
+        return not self._is_current(status) or status.size > self._content.read_position.offset
 
-    async def read(self, machine: Machine, status: FileStatus | None, length: int) -> LogChunk:
-        """Read the next lines of the log, and return them.
+    def unread(self, status: FileStatus | None) -> int:
+        """Return about how many bytes of the log were not read yet. The rotated files are not counted.
+
+        :param status: status of the log file to which supervisord writes now; None if this file does not exist.
+        """
+        if status is None:
+            return 0
+        return status.size - (self._content.read_position.offset if self._is_current(status) else 0)
+
+    async def skip(self, machine: Machine, left: int) -> SkippedOutput:
+        """Skip output that was not read yet, except about the last `left` bytes. The skipped output is not transferred.
+        Call this method only after :meth:`read`.
+        """
+        files = [regular_file(status) for status in await machine.status(*self._files, inodes=True)]
+        oldest = await self._find_index(machine, files)
+        if oldest is None:
+            # The log was rotated during the search, or it was emptied. The next read handles both.
+            return SkippedOutput(0, 0)
+        at = self._content.read_position.offset
+        unread = [0 if status is None else status.size for status in files[: oldest + 1]]
+        unread[oldest] -= at
+        to_skip = max(0, sum(unread) - left)
+        total, counts, in_line = to_skip, list[int | None](), False
+        for index in range(oldest, -1, -1):
+            start, size = (at if index == oldest else 0), min(unread[index], to_skip)
+            if not size:
+                break
+            counted = await _count_lines(machine, self._files[index], start, size)
+            overlap = min(start + size, OVERLAP)
+            before = await machine.read(self._files[index], start + size - overlap, overlap)
+            status = files[index]
+            if status is None or before is None or len(before) < overlap:
+                # The log was rotated in the meantime.
+                break
+            position = LogPosition(status.inode, start + size, fingerprint_of(before), status.modified)
+            in_line = not before.endswith(b"\n")
+            self._content.skip_to(position, in_line=in_line)
+            counts.append(counted)
+            to_skip -= size
+        known = [count for count in counts if count is not None]
+        lines = sum(known) + in_line if len(known) == len(counts) else None
+        return SkippedOutput(lines, total - to_skip)
+
+    async def read(self, machine: Machine, status: FileStatus | None, length: int) -> LogChunk[T]:
+        """Read the next output of the log, and return it.
 
         :param status: status of the log file to which supervisord writes now; None if this file does not exist.
         :param length: maximum number of bytes to read.
@@ -93,33 +171,37 @@ class LogTail:
                 return found
         return await self._search(machine, length)
 
-    def finish(self) -> list[str]:
+    def rewind(self, position: LogPosition) -> None:
+        """Continue at an earlier position, because the output after this position could not be copied."""
+        self._content = self._read_as(position)
+
+    def finish(self) -> list[T]:
         """Return the last line of the log if this line does not end with a newline. Call this method after the program
         has ended.
         """
-        return self._lines.finish()
+        return self._content.finish()
 
     def _is_current(self, status: FileStatus) -> bool:
         """Return whether the read position is probably in the log file with the given status."""
-        at = self._lines.read_position
+        at = self._content.read_position
         if not self._is_identified or status.size < at.offset:
             return False
         return status.inode == at.inode if status.inode and at.inode else at.offset > 0
 
-    async def _search(self, machine: Machine, length: int) -> LogChunk:
+    async def _search(self, machine: Machine, length: int) -> LogChunk[T]:
         """Find the log file that contains the read position, and read this file from that position.
 
         If this file was already read to its end, read the next newer log file.
         """
         files = [regular_file(status) for status in await machine.status(*self._files, inodes=True)]
         self._was_searched = True
-        lines, has_gap = list[str](), False
+        parts, has_gap = list[T](), False
         index = await self._find_index(machine, files)
         if index is None:
             index = self._first_unread(files)
             if index is None:
                 return LogChunk([])
-            lines, has_gap = self._lines.finish(), self._has_gap()
+            parts, has_gap = self._content.finish(), self._has_gap()
             self._continue_in(files[index])
         elif index and self._is_at_end_of(files[index]):
             index -= 1
@@ -129,11 +211,11 @@ class LogTail:
         found = None if status is None else await self._read_in(machine, self._files[index], status, length)
         if found is None:
             # The log was rotated during the search.
-            return LogChunk(lines, has_gap=has_gap)
-        return LogChunk(lines + found.lines, found.size, index > 0 or found.has_more, has_gap)
+            return LogChunk(parts, has_gap=has_gap)
+        return LogChunk(parts + found.parts, found.size, index > 0 or found.has_more, has_gap)
 
     async def _find_index(self, machine: Machine, files: Sequence[FileStatus | None]) -> int | None:
-        at = self._lines.read_position
+        at = self._content.read_position
         if not at.inode and not at.offset:
             return 0 if self._is_identified and files[0] is not None else None
         for index, status in enumerate(files):
@@ -144,39 +226,39 @@ class LogTail:
         return None
 
     def _first_unread(self, files: Sequence[FileStatus | None]) -> int | None:
-        since = self._lines.read_position.modified
+        since = self._content.read_position.modified
         unread = [
             index for index, status in enumerate(files) if status is not None and status.modified > since
         ]
         return max(unread, default=None)
 
     def _has_gap(self) -> bool:
-        at = self._lines.read_position
+        at = self._content.read_position
         return bool(at.inode or at.offset) and (self._is_identified or self._reports_gaps)
 
     def _is_at_end_of(self, status: FileStatus | None) -> bool:
-        return status is not None and self._lines.read_position.offset >= status.size
+        return status is not None and self._content.read_position.offset >= status.size
 
     def _continue_in(self, status: FileStatus | None) -> None:
         if status is not None:
-            self._lines.continue_in(LogPosition(status.inode, 0, "", status.modified))
+            self._content.continue_in(LogPosition(status.inode, 0, "", status.modified))
 
     async def _read_in(
         self, machine: Machine, path: Path, status: FileStatus, length: int
-    ) -> LogChunk | None:
+    ) -> LogChunk[T] | None:
         """Read a log file from the read position. Return None if the read position is in another file."""
         found = await self._read_around(machine, path, length)
         if found is None:
             return None
         before, data = found
-        lines = self._lines.add(before, data, status.modified)
-        return LogChunk(lines, len(data), self._lines.read_position.offset < status.size)
+        parts = self._content.add(before, data, status.modified)
+        return LogChunk(parts, len(data), self._content.read_position.offset < status.size)
 
     async def _read_around(self, machine: Machine, path: Path, length: int) -> tuple[bytes, bytes] | None:
         """Return the bytes before the read position and the bytes after it. Return None if the bytes before
         the read position have changed.
         """
-        at = self._lines.read_position
+        at = self._content.read_position
         overlap = min(at.offset, OVERLAP)
         found = await machine.read(path, at.offset - overlap, overlap + length)
         if found is None or len(found) < overlap or fingerprint_of(found[:overlap]) != at.fingerprint:
@@ -188,3 +270,13 @@ class LogTail:
             if status is None or status.inode not in (0, at.inode):
                 return None
         return found[:overlap], found[overlap:]
+
+
+async def _count_lines(machine: Machine, path: Path, start: int, size: int) -> int | None:
+    """Return the number of line ends in a part of a file; None if the machine cannot count them."""
+    arguments = ["sh", "-c", _COUNT_LINES, "sh", str(path), str(start + 1), str(size)]
+    try:
+        result = await machine.run(arguments, timeout=_COUNT_SECONDS)
+    except MachineUnavailable:
+        return None
+    return int(result.output) if result.output.strip().isdigit() else None

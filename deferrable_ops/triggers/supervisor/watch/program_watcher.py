@@ -9,6 +9,7 @@ import time
 from typing import Any, ClassVar, Final, NamedTuple
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
+from deferrable_ops.inbox import Attempt
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.supervisord.crash_loops import CrashLoopStep
 from deferrable_ops.supervisord.evaluation import (
@@ -23,7 +24,9 @@ from deferrable_ops.triggers.supervisor.configuration import outage_source
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftReconciler
 from deferrable_ops.triggers.supervisor.daemon.processes import find_daemons
 from deferrable_ops.triggers.supervisor.host import Fault, StepFailed, SupervisorHost
+from deferrable_ops.triggers.supervisor.watch.file_forwarding import FileForwarder
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
+from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.supervisord.client import Processes
 from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
@@ -77,6 +80,7 @@ class ProgramWatcher:
         them.
     :param saved: the state that was saved in the inbox by an earlier attempt of the task, or by this attempt before a
         restart of the triggerer.
+    :param attempt: the attempt of the task, which determines the names of files with output.
     """
 
     # A class attribute, because an instance attribute would need memory for each watching task.
@@ -84,7 +88,11 @@ class ProgramWatcher:
     """After this number of seconds without an answer, supervisord is considered dead although its process runs."""
 
     def __init__(
-        self, host: SupervisorHost, readings: ProcessSubscription[ProcessReading], saved: SavedState
+        self,
+        host: SupervisorHost,
+        readings: ProcessSubscription[ProcessReading],
+        saved: SavedState,
+        attempt: Attempt,
     ) -> None:
         self._host = host
         self._config = host.cfg
@@ -103,7 +111,7 @@ class ProgramWatcher:
         self._is_lost = False
         self._saved_output = saved.output
         self._drift = DriftReconciler(host)
-        self._output = LogForwarder(host, saved) if host.cfg.forward_logs else None
+        self._output = _output_copier(host, saved, attempt)
 
     @property
     def state(self) -> SavedState:
@@ -162,12 +170,12 @@ class ProgramWatcher:
                 self._log.warning("Could not pause or resume %s: %s", name, answer)
 
     async def forward_output(self) -> None:
-        """Copy new output of the programs to the task's log."""
+        """Copy new output of the programs to the task's log, or to files."""
         if self._output is not None and self._last is not None:
             await self._output.forward(self._last.processes)
 
     async def finish_output(self) -> None:
-        """Copy the remaining output of the programs that have ended to the task's log."""
+        """Copy the remaining output of the programs that have ended to the task's log, or to files."""
         if self._output is not None and self._last is not None:
             await self._output.finish(self._last.processes)
 
@@ -280,6 +288,17 @@ class ProgramWatcher:
         if not self._is_lost:
             self._is_lost = True
             self._log.warning(message, error)
+
+
+def _output_copier(
+    host: SupervisorHost, saved: SavedState, attempt: Attempt
+) -> OutputCopier[Any] | None:
+    match host.cfg.forward_logs:
+        case "file":
+            return FileForwarder(host, saved, attempt)
+        case True:
+            return LogForwarder(host, saved)
+    return None
 
 
 def _by_name(evaluation: Evaluation) -> dict[str, Process]:

@@ -57,6 +57,7 @@ def test_check_and_gates_start_in_the_triggerer() -> None:
     assert {task.task_id: task.worker_start_reason for task in dag.tasks} == dict.fromkeys(dag.task_ids)
     back = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     assert all(back.get_task(task_id).start_from_trigger for task_id in dag.task_ids)
+    assert back.get_task("ha").inherits_from_skipmixin, "the scheduler reads which gates it must skip"
 
 
 def test_sensor_is_the_operator_and_decides_itself() -> None:
@@ -116,6 +117,14 @@ def test_failure_callback_is_called_once() -> None:
         "ha-retrigger-fail": True,
         "ha-force-dag-fail": True,
     }
+
+
+@pytest.mark.parametrize("place", ["check", "gate"])
+def test_all_gates_start_if_one_has_a_callback_for_skipped_tasks(place: str) -> None:
+    callback = {"on_skipped_callback": print}
+    ha = operator(**callback) if place == "check" else operator(fail_trigger_kwargs=callback)
+    assert not ha.inherits_from_skipmixin
+    assert operator().inherits_from_skipmixin
 
 
 def test_only_a_chosen_retrigger_ends_on_a_worker() -> None:

@@ -42,6 +42,8 @@ class Worker:
         }
         ti = SimpleNamespace(id=str(uuid4()), try_number=1, dag_id="dag", task_id="ha", map_index=-1)
         ti.run_id = dag_run["run_id"]
+        self.xcoms: dict[str, Any] = {}
+        ti.xcom_push = lambda key, value: self.xcoms.update({key: value})
         self.context: Any = {
             "ti": ti,
             "dag_run": SimpleNamespace(**dag_run),
@@ -89,6 +91,8 @@ def test_task_is_deferred_until_the_next_check() -> None:
     assert deferred.trigger.until == pytest.approx(time.time() + 60, abs=5)
     assert worker.run_once() == ["fail", "stop"]
     assert worker.wait().outcome == Success(["fail", "stop"])
+    skipped = [f"ha-{gate}" for gate in ("stop-pass", "retrigger-pass", "retrigger-fail")]
+    assert worker.xcoms == {"skipmixin_key": {"skipped": skipped}}
 
 
 def test_worker_reason_and_fix_are_logged_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from unit.triggers.high_availability import support as checks
 from unit.triggers.high_availability.support import trigger
-from unit.triggers.support import Runs, eventually, new_attempt
+from unit.triggers.support import AirflowComms, Runs, eventually, new_attempt
 
 from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.high_availability.thresholds import Thresholds
@@ -32,6 +32,35 @@ async def test_check_runs_until_its_action_ends_it(runs: Runs, check: str) -> No
     outcome = await runs.start(trigger(path)).outcome()
     assert outcome == Success(["fail", "retrigger"])
     assert len(checks.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "result, action, left",
+    [
+        ("pass", "stop", {"stop-pass"}),
+        ("fail", "stop", {"stop-fail", "force-dag-fail"}),
+        ("pass", "retrigger", {"retrigger-pass"}),
+        ("fail", "retrigger", {"retrigger-fail", "force-dag-fail"}),
+    ],
+)
+async def test_scheduler_skips_the_gates_that_have_nothing_to_do(
+    runs: Runs, airflow_comms: AirflowComms, result: str, action: str, left: set[str]
+) -> None:
+    checks.results[:] = [(result, action)]
+    await runs.start(trigger(), new_attempt(task_id="group.ha")).outcome()
+    names = {"stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail", "force-dag-fail"}
+    [skipped] = airflow_comms.xcoms["skipmixin_key"].values()
+    assert set(skipped) == {f"group.ha-{name}" for name in names - left}
+
+
+async def test_gates_decide_by_themselves_if_the_check_has_no_decision_or_no_xcom(
+    runs: Runs, airflow_comms: AirflowComms
+) -> None:
+    assert isinstance(await runs.start(trigger("skips")).outcome(), Skip)
+    assert not airflow_comms.xcoms
+    checks.results[:] = [("pass", "stop")]
+    airflow_comms.error = TimeoutError()
+    assert await runs.start(trigger()).outcome() == Success(["pass", "stop"])
 
 
 async def test_check_gets_its_run_and_its_arguments(runs: Runs) -> None:

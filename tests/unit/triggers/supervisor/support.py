@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from unit.supervisord.support import process, two_programs
 
 from deferrable_ops.supervisord import SupervisorSSHAirflowConfiguration
 from deferrable_ops.supervisord.processes import Process, ProcessState
+from deferrable_ops.triggers.lifecycle.log_budget import LogBudget
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
+from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.machine.local import LocalMachine
 from deferrable_ops.upstreams.machine.machine import FileStatus
@@ -84,8 +86,16 @@ class Program:
 class Reader:
     """Forwards a program's output, and can be restarted."""
 
-    def __init__(self, program: Program, log: logging.Logger, inodes: str = "always") -> None:
+    def __init__(
+        self,
+        program: Program,
+        log: logging.Logger,
+        inodes: str = "always",
+        make: Callable[[SupervisorHost, SavedState], OutputCopier[Any]] | None = None,
+    ) -> None:
         self.machine = Machine(inodes)
+        budget = LogBudget(1_000_000)
+        self._make = make or (lambda host, saved: LogForwarder(host, saved, budget))
         self._program = program
         self._log = log
         self._state: dict[str, Any] = {}
@@ -97,7 +107,8 @@ class Reader:
         if remote:
             config = SupervisorSSHAirflowConfiguration(**config.with_secrets() | remote)
         site = SupervisorHost(config, self.machine, None, self._log)  # type: ignore[arg-type]
-        self.output = LogForwarder(site, SavedState(output=self._state, is_ours=is_ours))
+        saved = SavedState(output=self._state, is_ours=is_ours)
+        self.output = self._make(site, saved)
 
     async def look(self) -> None:
         await self.output.forward(self._program.found)

@@ -254,7 +254,7 @@ async def test_switch_is_skipped_with_the_task_to_clear(runs: Runs) -> None:
 
 
 def alarm() -> SupervisorAlarmTrigger:
-    return SupervisorAlarmTrigger(task_ids=["a", "b"], leaf_task_id="leaf")
+    return SupervisorAlarmTrigger(task_ids=["a", "b"], leaf_task_id="leaf", check_task_id="check")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +282,15 @@ async def test_run_marked_as_failed_fails(runs: Runs, states: dict[str, Any], wh
     assert await runs.start(alarm()).outcome() == ended_by_user
     attempt = new_attempt()
     await ended(runs, attempt, "leaf", Skip("the check ended as pass/stop"))  # not skipped by Airflow
+    assert await runs.start(alarm(), attempt).outcome() == Skip("no step failed")
+
+
+async def test_leaf_that_the_scheduler_skips_after_pass_is_no_sign_of_a_user(
+    runs: Runs, states: dict[str, Any]
+) -> None:
+    states.update({"a": "success", "after": "failed", "leaf": "skipped"})
+    attempt = new_attempt()
+    await ended(runs, attempt, "check", Success(["pass", "stop"]))
     assert await runs.start(alarm(), attempt).outcome() == Skip("no step failed")
 
 

@@ -1,0 +1,53 @@
+"""Limits how many lines of foreign output all tasks of a triggerer copy into their logs.
+
+A triggerer's parent process reads the log of all tasks, and reads it slowly (docs/known-airflow-bugs.md). So one
+program that prints a lot would delay the log of every other task.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+from deferrable_ops import settings
+
+_BURST_SECONDS: Final = 60.0
+
+
+class LogBudget:
+    """A number of log lines that grows with the time: a token bucket.
+
+    A caller gets at most half of the lines that are left. So a task whose program prints a lot leaves lines to the
+    other tasks.
+
+    :param rate: lines per second. A budget that was not used holds the lines of the last 60 seconds.
+    :param clock: returns the time in seconds.
+    """
+
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        self._clock = clock
+        self._most = rate * _BURST_SECONDS
+        self._left = self._most
+        self._filled_at = clock()
+
+    def take(self) -> int:
+        """Take half of the lines that are left, and return their number. The caller must give unused lines back."""
+        now = self._clock()
+        self._left = min(self._most, self._left + self.rate * (now - self._filled_at))
+        self._filled_at = now
+        taken = max(0, round(self._left / 2))
+        self._left -= taken
+        return taken
+
+    def give_back(self, unused: int) -> None:
+        """Give lines back that were taken, but not used. A negative number means that more lines were used."""
+        self._left = min(self._most, self._left + unused)
+
+
+@cache
+def log_budget() -> LogBudget:
+    """Return the budget of this process, from ``[deferrable_ops] forward_logs_lines_per_second``."""
+    return LogBudget(settings.forward_logs_lines_per_second())
