@@ -13,6 +13,7 @@ from deferrable_ops.high_availability.limits import Limits, forced_limits
 
 FORCE_RUN: Final = "airflow_ha_force_run"
 RETRIGGER: Final = "{}-retrigger"
+FORCE_RETRIGGER: Final = "{}-force-retrigger"
 REFERENCE_DATE: Final = "{}-referencedate"
 
 _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "run_after", "start_date")
@@ -127,8 +128,8 @@ def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, An
 
     :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
     """
-    forced = params.get(f"{task_id}-force-retrigger")
-    name = f"{task_id}-force-retrigger" if forced is not None else RETRIGGER.format(task_id)
+    forced = params.get(FORCE_RETRIGGER.format(task_id))
+    name = (RETRIGGER if forced is None else FORCE_RETRIGGER).format(task_id)
     value = forced if forced is not None else conf.get(name, 0)
     try:
         return max(0, int(value))

@@ -69,8 +69,11 @@ class HighAvailabilityOperator(TriggererOperator):
         `maxretrigger` such starts, the action RETRIGGER is replaced by STOP.
     :param reference_date: which date of the first DAG run of a chain is the reference date for `runtime` and
         `endtime`; one of ``data_interval_end`` (the default), ``logical_date`` and ``start_date``.
+    :param conf: a dict, or a JSON object as a string, that is merged into the conf of this DAG run to get the conf of
+        the next DAG run; templated. A key of `conf` replaces the equal key of this run's conf. By default, the next run
+        keeps the conf, and thus the params, of this run.
     :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after PASS, such as
-        ``trigger_dag_id`` and ``conf`` (a dict, or a JSON object as a string; templated).
+        ``trigger_dag_id``. A ``conf`` in these arguments replaces the conf of this DAG run and the argument `conf`.
     :param fail_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after FAIL.
     :param failure_threshold: how many FAILs in a row are needed before the check's action is carried out.
     :param success_threshold: how many PASSes in a row are needed before the check's action is carried out.
@@ -96,6 +99,7 @@ class HighAvailabilityOperator(TriggererOperator):
         self,
         *,
         python_callable: Callable[..., Any] | str,
+        conf: Mapping[str, Any] | str | None = None,
         pass_trigger_kwargs: Mapping[str, Any] | None = None,
         fail_trigger_kwargs: Mapping[str, Any] | None = None,
         op_args: Sequence[Any] | None = None,
@@ -139,7 +143,7 @@ class HighAvailabilityOperator(TriggererOperator):
                 f"the task {self.task_id!r} has no DAG; create it inside `with DAG(...)`, or pass dag="
             )
         self._add_params(dag)
-        self._gates = make_gates(self, given, pass_trigger_kwargs or {}, fail_trigger_kwargs or {})
+        self._gates = make_gates(self, given, conf, pass_trigger_kwargs or {}, fail_trigger_kwargs or {})
 
     @classmethod
     def partial(cls, **_: Any) -> NoReturn:

@@ -24,15 +24,21 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
     """A gate that starts a DAG run. This class accepts all arguments of Airflow's TriggerDagRunOperator.
 
     :param reference_date: the argument `reference_date` of the check's HighAvailabilityOperator.
+    :param conf: the conf of the next DAG run, as a dict or as a string with a JSON object; templated. The next run also
+        keeps the conf of this run.
+    :param replaces_conf: if True, the next run does not keep the conf of this run.
     """
 
     next_method: ClassVar[str] = "retrigger"
     template_fields: Sequence[str] = TriggerDagRunOperator.template_fields
 
-    def __init__(self, *, reference_date: str, conf: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, reference_date: str, conf: Any = None, replaces_conf: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(conf=conf, **kwargs)
         check_conf("conf", conf)
         self.reference_date = reference_date
+        self.replaces_conf = replaces_conf
 
     def trigger_kwargs(self) -> dict[str, Any]:
         """Return the kwargs of the task's trigger."""
@@ -73,6 +79,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
             task_id=self.check_task_id,
             reference_date=self.reference_date,
             others=_other_check_ids(context["dag"].task_dict, self.check_task_id),
+            replaces=self.replaces_conf,
         )
         if not self.trigger_run_id:
             count = facts.retriggers(self.check_task_id) + 1

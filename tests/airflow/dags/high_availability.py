@@ -14,13 +14,8 @@ from deferrable_ops.operators.high_availability import (
     Result,
 )
 
-AGAIN = {"conf": {"file": "{{ dag_run.conf['file'] }}"}}
-CHECK: dict[str, Any] = {
-    "python_callable": "ha_checks.scripted",
-    "poke_interval": 0.5,
-    "pass_trigger_kwargs": AGAIN,
-    "fail_trigger_kwargs": AGAIN,
-}
+# Each run keeps the conf, and so the file with the script.
+CHECK: dict[str, Any] = {"python_callable": "ha_checks.scripted", "poke_interval": 0.5}
 
 with DAG("ha", schedule=None, default_args={"retries": 2}):
     HighAvailabilityOperator(task_id="ha", **CHECK)
@@ -95,7 +90,7 @@ with DAG("ha_waits_for_the_next", schedule=None):
         **{
             **CHECK,
             "pass_trigger_kwargs": {
-                **AGAIN,
+                "conf": {"file": "{{ dag_run.conf['file'] }}"},
                 "wait_for_completion": True,
                 "deferrable": True,
                 "poke_interval": 1,

@@ -73,34 +73,65 @@ def test_next_conf_has_the_count_and_the_reference_of_the_chain() -> None:
     first = next_conf({"counter": 2}, facts(), task_id="ha", reference_date="start_date")
     assert first == {"counter": 2, "ha-retrigger": 1, "ha-referencedate": START.isoformat()}
     second = next_conf({}, facts(first), task_id="ha", reference_date="start_date")
-    assert second == {"ha-retrigger": 2, "ha-referencedate": START.isoformat()}
+    assert second == {"counter": 2, "ha-retrigger": 2, "ha-referencedate": START.isoformat()}
 
 
-def test_forced_values_are_carried_over_except_the_count() -> None:
+def test_conf_is_carried_over_except_a_forced_count() -> None:
     conf = {
         "airflow_ha_force_run": True,
         "ha-force-runtime": 60,
         "ha-force-retrigger": 4,
         "mine": 1,
     }
-    conf_after = next_conf(
-        {}, facts(conf, {"ha-force-retrigger": 4}), task_id="ha", reference_date="start_date"
-    )
-    assert conf_after["airflow_ha_force_run"] is True
-    assert conf_after["ha-force-runtime"] == 60
-    assert conf_after["ha-retrigger"] == 5
+    run = facts(conf, {"ha-force-retrigger": 4})
+    conf_after = next_conf({}, run, task_id="ha", reference_date="start_date")
     assert "ha-force-retrigger" not in conf_after
-    assert "mine" not in conf_after
+    assert conf_after == {
+        "airflow_ha_force_run": True,
+        "ha-force-runtime": 60,
+        "mine": 1,
+        "ha-retrigger": 5,
+        "ha-referencedate": START.isoformat(),
+    }
 
 
-def test_other_high_availability_tasks_keep_their_count() -> None:
+def test_replaced_conf_keeps_only_the_forced_values() -> None:
+    conf = {"airflow_ha_force_run": True, "ha-force-runtime": 60, "ha-force-retrigger": 4, "mine": 1}
+    conf_after = next_conf({"a": 1}, facts(conf), task_id="ha", reference_date="start_date", replaces=True)
+    kept = {name: conf_after[name] for name in conf_after if not name.startswith("ha-re")}
+    assert kept == {"a": 1, "airflow_ha_force_run": True, "ha-force-runtime": 60}
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_other_high_availability_tasks_keep_their_count(replaces: bool) -> None:
     conf = {"payments-retrigger": 3, "payments-referencedate": "2026-01-01T00:00:00+00:00", "x-retrigger": 1}
-    conf_after = next_conf(
-        {}, facts(conf), task_id="orders", reference_date="start_date", others=["payments"]
+    after = next_conf(
+        {},
+        facts(conf),
+        task_id="orders",
+        reference_date="start_date",
+        others=["payments"],
+        replaces=replaces,
     )
-    assert conf_after["payments-retrigger"] == 3
-    assert conf_after["payments-referencedate"] == "2026-01-01T00:00:00+00:00"
-    assert "x-retrigger" not in conf_after
+    assert after["payments-retrigger"] == 3
+    assert after["payments-referencedate"] == "2026-01-01T00:00:00+00:00"
+    assert ("x-retrigger" in after) is not replaces
+
+
+def test_forced_count_of_another_task_becomes_its_count() -> None:
+    forced = {"payments-force-retrigger": 7}
+    after = next_conf(
+        {}, facts(forced, forced), task_id="orders", reference_date="start_date", others=["payments"]
+    )
+    assert after["payments-retrigger"] == 7
+    assert "payments-force-retrigger" not in after
+
+
+def test_parent_of_openlineage_is_not_carried_over() -> None:
+    # Airflow adds the parent of the next run, unless the conf has one already.
+    lineage = {"parentRunId": "a", "rootParentRunId": "b", "mine": "c"}
+    after = next_conf({}, facts({"openlineage": lineage}), task_id="ha", reference_date="start_date")
+    assert after["openlineage"] == {"mine": "c"}
 
 
 def test_given_conf_is_not_changed() -> None:

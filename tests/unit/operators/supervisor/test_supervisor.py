@@ -290,3 +290,17 @@ def test_example_of_airflow_supervisor_makes_its_dag() -> None:
         supervisor = Supervisor(dag=dag, cfg=config)
     assert supervisor.cfg.socket_path == Path("/data/airflow/supervisor/supervisor.sock")
     assert "test-supervisor-configure-supervisor" in dag.task_ids
+
+
+def test_conf_is_merged_at_each_retrigger(dag: DAG) -> None:
+    supervisor = Supervisor(dag=dag, cfg=cfg(), conf={"venue": "{{ params.next }}"})
+    check = supervisor.check_programs
+    for gate in (check.retrigger_pass, check.retrigger_fail):
+        assert gate.conf == {"venue": "{{ params.next }}"}
+        assert not gate.replaces_conf
+
+
+def test_conf_is_refused_if_a_step_replaces_the_check(dag: DAG) -> None:
+    check = HighAvailabilityOperator(task_id="mine", python_callable="a.b")
+    with pytest.raises(InputError, match="conf= has no effect"):
+        Supervisor(dag=dag, cfg=cfg(), conf={}, steps={"check-programs": check})
