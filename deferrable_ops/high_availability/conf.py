@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.facts import (
     FORCE_RETRIGGER,
     FORCE_RUN,
+    RECENT_RETRIGGER,
     REFERENCE_DATE,
     RETRIGGER,
     RunFacts,
 )
+from deferrable_ops.high_availability.retrigger_backoff import DEFAULT_RESET_AFTER
 from deferrable_ops.plain_data import has_template
 
 _FORCED = ("run", "runtime", "endtime", "maxretrigger")
@@ -61,6 +64,8 @@ def next_conf(
     *,
     task_id: str,
     reference_date: str,
+    ended_at: datetime,
+    reset_after: float = DEFAULT_RESET_AFTER,
     others: Sequence[str] = (),
     replaces: bool = False,
 ) -> dict[str, Any]:
@@ -70,16 +75,20 @@ def next_conf(
     retriggers (``{task_id}-force-retrigger``) applies to one run alone.
 
     :param given: the conf that the user has set for the next DAG run. Its keys replace equal keys of this run's conf.
+    :param ended_at: when the checks of this run ended; a datetime with a timezone.
+    :param reset_after: a run that is longer than this number of seconds is a long run.
     :param others: the ids of the DAG's other high availability tasks.
     :param replaces: whether `given` replaces this run's conf. The next run then keeps only the keys
-        ``airflow_ha_force_run`` and ``{task_id}-force-...``, and the number of retriggers and the reference date of
-        each task in `others`.
+        ``airflow_ha_force_run`` and ``{task_id}-force-...``, and the numbers of retriggers and the reference date
+        of each task in `others`.
     :raises InputError: if a value of this run's conf is malformed.
     """
     chain = [task_id, *others]
     if replaces:
         names = [FORCE_RUN, *(f"{task}-force-{what}" for task in chain for what in _FORCED)]
-        names += [name.format(task) for task in others for name in (RETRIGGER, REFERENCE_DATE)]
+        names += [
+            name.format(task) for task in others for name in (RETRIGGER, RECENT_RETRIGGER, REFERENCE_DATE)
+        ]
         kept = {name: facts.conf[name] for name in names if name in facts.conf}
     else:
         kept = _without_lineage(facts.conf)
@@ -87,10 +96,13 @@ def next_conf(
         kept.pop(FORCE_RETRIGGER.format(task), None)
         if facts.params.get(FORCE_RETRIGGER.format(task)) is not None:
             kept[RETRIGGER.format(task)] = facts.retriggers(task)
+    recent = {task: facts.recent_retriggers(task).at(ended_at, reset_after) for task in chain}
+    kept |= {RECENT_RETRIGGER.format(task): recent[task] for task in others if RETRIGGER.format(task) in kept}
     return {
         **kept,
         **given,
         RETRIGGER.format(task_id): facts.retriggers(task_id) + 1,
+        RECENT_RETRIGGER.format(task_id): recent[task_id] + 1,
         REFERENCE_DATE.format(task_id): facts.reference(task_id, reference_date).isoformat(),
     }
 

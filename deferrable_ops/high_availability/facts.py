@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.limits import Limits, forced_limits
+from deferrable_ops.high_availability.retrigger_backoff import RecentRetriggers
 
 FORCE_RUN: Final = "airflow_ha_force_run"
 RETRIGGER: Final = "{}-retrigger"
+RECENT_RETRIGGER: Final = "{}-recent-retrigger"
 FORCE_RETRIGGER: Final = "{}-force-retrigger"
 REFERENCE_DATE: Final = "{}-referencedate"
 
@@ -67,7 +69,16 @@ class RunFacts:
 
         :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
         """
-        return retriggers_of(task_id, self.conf, self.params)
+        return self._count(task_id, RETRIGGER)
+
+    def recent_retriggers(self, task_id: str) -> RecentRetriggers:
+        """Return the retriggers since the last long run of the chain.
+
+        :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
+        """
+        # An older release of the library has not set the number of recent retriggers.
+        name = RECENT_RETRIGGER if RECENT_RETRIGGER.format(task_id) in self.conf else RETRIGGER
+        return RecentRetriggers(self._count(task_id, name), self.moment("start_date"))
 
     def reference(self, task_id: str, reference_date: str) -> datetime:
         """Return the reference date in UTC.
@@ -122,21 +133,16 @@ class RunFacts:
             context |= {"ds": f"{date:%Y-%m-%d}", "ds_nodash": f"{date:%Y%m%d}", "ts": date.isoformat()}
         return context
 
-
-def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, Any]) -> int:
-    """Return the number of retriggers from the first run of a chain to the run with this conf and these params.
-
-    :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
-    """
-    forced = params.get(FORCE_RETRIGGER.format(task_id))
-    name = (RETRIGGER if forced is None else FORCE_RETRIGGER).format(task_id)
-    value = forced if forced is not None else conf.get(name, 0)
-    try:
-        return max(0, int(value))
-    except (TypeError, ValueError):
-        raise InputError(
-            f"the run's conf or params have {name}={value!r}; the value must be a whole number"
-        ) from None
+    def _count(self, task_id: str, key: str) -> int:
+        forced = self.params.get(FORCE_RETRIGGER.format(task_id))
+        name = (key if forced is None else FORCE_RETRIGGER).format(task_id)
+        value = self.conf.get(name, 0) if forced is None else forced
+        try:
+            return max(0, int(value))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"the run's conf or params have {name}={value!r}; the value must be a whole number"
+            ) from None
 
 
 def _parse_moment(name: str, value: Any) -> datetime:

@@ -21,7 +21,8 @@ class Limits:
     :param runtime: the checks end this many seconds after the reference date; None means no limit.
     :param endtime: the checks end at the first occurrence of this time of day after the reference date; ISO 8601, in
         the DAG's timezone; None means no limit.
-    :param maxretrigger: how often a chain of runs may be retriggered; 0 means never, and None means no limit.
+    :param maxretrigger: how often a chain of runs may be retriggered since its last long run; 0 means never, and None
+        means no limit.
     """
 
     runtime: float | None = None
@@ -36,7 +37,7 @@ class Limits:
         :raises InputError: if a limit is invalid.
         """
         return cls(
-            _runtime(f"{prefix}runtime", runtime),
+            None if runtime is None else duration(f"{prefix}runtime", runtime),
             _endtime(f"{prefix}endtime", endtime),
             _count(f"{prefix}maxretrigger", maxretrigger),
         )
@@ -69,7 +70,7 @@ class Limits:
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether ``maxretrigger`` allows no further retrigger after `retriggers` retriggers."""
+        """Return whether ``maxretrigger`` allows no further retrigger after `retriggers` recent retriggers."""
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
@@ -135,9 +136,11 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
         day += timedelta(days=1)
 
 
-def _runtime(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
+def duration(name: str, value: Any) -> float:
+    """Return a duration of zero or more in seconds.
+
+    :raises InputError: if the value is not a duration, or is below zero.
+    """
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):

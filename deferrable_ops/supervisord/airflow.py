@@ -41,6 +41,7 @@ from deferrable_ops.supervisord.values import (
 
 _Count = Annotated[int, Field(ge=0)]
 _Length = Annotated[timedelta, Field(gt=timedelta(0))]
+_Pause = Annotated[timedelta, Field(ge=timedelta(0))]
 _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
 
@@ -145,7 +146,12 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         another run of itself, and the programs keep running.
     :param runtime: how long the programs run, counted from the date that ``reference_date`` names; None means no limit.
     :param endtime: time of day at which the programs are stopped; None means that no time of day stops the programs.
-    :param maxretrigger: how often the DAG may trigger another run of itself; None means no limit.
+    :param maxretrigger: how often the DAG may trigger another run of itself since its last run that was longer than
+        ``retrigger_reset_after``; None means no limit.
+    :param retrigger_delay: the pause before the second of these runs; 0 means no pauses. The first run has no pause.
+        Each further pause is twice as long, but at most 10 minutes. The programs are restarted after the pause.
+    :param retrigger_reset_after: after a DAG run that is longer than this, the next retrigger has no pause, and the
+        retriggers are counted from 0.
     :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run, unless the DAG
         triggers another run of itself.
     :param cleanup: whether to remove ``working_dir`` after supervisord has stopped; requires ``stop_on_exit``.
@@ -170,6 +176,8 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     runtime: _Length | None = None
     endtime: Annotated[time | None, BeforeValidator(_time_of_day)] = None
     maxretrigger: _Count | None = None
+    retrigger_delay: _Pause = timedelta(seconds=10)
+    retrigger_reset_after: _Pause = timedelta(minutes=10)
     reference_date: Literal["start_date", "logical_date", "data_interval_end"] = "data_interval_end"
     stop_on_exit: bool = True
     cleanup: bool = True

@@ -77,6 +77,7 @@ def make_gates(
             **{**default, **wanted, **chosen_conf, **common(f"retrigger-{result.value}", result)},
             action=Action.RETRIGGER,
             reference_date=check.reference_date,
+            backoff=check.backoff,
         )
 
     gates = Gates(

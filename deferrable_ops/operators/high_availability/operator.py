@@ -20,6 +20,11 @@ from deferrable_ops.high_availability.poll_schedule import (
     PollSchedule,
     check_jitter,
 )
+from deferrable_ops.high_availability.retrigger_backoff import (
+    DEFAULT_DELAY,
+    DEFAULT_RESET_AFTER,
+    RetriggerBackoff,
+)
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.operators.base import TriggererOperator, seconds
 from deferrable_ops.operators.high_availability.check_callables import (
@@ -65,8 +70,14 @@ class HighAvailabilityOperator(TriggererOperator):
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
         the DAG's timezone; a datetime.time or a string. With ``endtime="06:00"`` and a reference date at 22:00, the
         DAG run ends on the next day.
-    :param maxretrigger: how often the DAG may be started again after the first run of a chain; 0 means never. After
-        `maxretrigger` such starts, the action RETRIGGER is replaced by STOP.
+    :param maxretrigger: how often the DAG may be started again since the last run of the chain that was longer than
+        `retrigger_reset_after`, or since the first run of the chain; 0 means never. After `maxretrigger` such starts,
+        the action RETRIGGER is replaced by STOP.
+    :param retrigger_delay: the pause between the second of these starts and the end of the checks before it, as a
+        timedelta or in seconds; 10 seconds by default. The first start has no pause. Each further pause is twice as
+        long, but at most 10 minutes. With 0, there are no pauses.
+    :param retrigger_reset_after: after a DAG run that is longer than this, the DAG is started again without a pause,
+        and the starts are counted from 0; a timedelta or seconds; 10 minutes by default.
     :param reference_date: which date of the first DAG run of a chain is the reference date for `runtime` and
         `endtime`; one of ``data_interval_end`` (the default), ``logical_date`` and ``start_date``.
     :param conf: a dict, or a JSON object as a string, that is merged into the conf of this DAG run to get the conf of
@@ -111,6 +122,8 @@ class HighAvailabilityOperator(TriggererOperator):
         runtime: timedelta | float | None = None,
         endtime: time | str | None = None,
         maxretrigger: int | None = None,
+        retrigger_delay: timedelta | float = DEFAULT_DELAY,
+        retrigger_reset_after: timedelta | float = DEFAULT_RESET_AFTER,
         reference_date: str = "data_interval_end",
         failure_threshold: int = 1,
         success_threshold: int = 1,
@@ -127,6 +140,7 @@ class HighAvailabilityOperator(TriggererOperator):
         self.poke_interval = seconds("poke_interval", poke_interval)
         self.check_timeout = seconds("check_timeout", check_timeout)
         self.limits = Limits.of(runtime, endtime, maxretrigger)
+        self.backoff = RetriggerBackoff.of(retrigger_delay, retrigger_reset_after)
         self.reference_date = check_reference_date(reference_date)
         self.thresholds = Thresholds.of(success_threshold, failure_threshold)
         self.pace = PollSchedule(
@@ -202,9 +216,11 @@ class HighAvailabilityOperator(TriggererOperator):
         facts = RunFacts.of(context)
         limits = facts.limits(self.task_id, self.limits)
         end = limits.end(facts.reference(self.task_id, self.reference_date), self._timezone())
-        if end is not None and end[0] <= datetime.now(UTC):
+        now = datetime.now(UTC)
+        if end is not None and end[0] <= now:
             return Result.PASS, Action.STOP
-        return (None, Action.STOP) if limits.is_last(facts.retriggers(self.task_id)) else None
+        recent = facts.recent_retriggers(self.task_id).at(now, self.backoff.reset_after)
+        return (None, Action.STOP) if limits.is_last(recent) else None
 
     def get_retrigger_count(self, **context: Any) -> int:
         """Return how often the DAG was started again in this chain of runs, up to this DAG run.
@@ -266,7 +282,14 @@ class HighAvailabilityOperator(TriggererOperator):
                 require_serializable(name, getattr(self, name))
 
     def _rules(self) -> CheckRules:
-        return CheckRules(self.limits, self.reference_date, self._timezone(), self.thresholds, self.pace)
+        return CheckRules(
+            self.limits,
+            self.reference_date,
+            self._timezone(),
+            self.thresholds,
+            self.pace,
+            self.backoff,
+        )
 
     def _timezone(self) -> str:
         dag = self.get_dag()

@@ -114,7 +114,7 @@ class Supervisor(Pipeline):
         if step == CHECK:
             return {"cfg": self.cfg, "conf": self._conf}
         own: dict[str, Any] = {"step": step, "cfg": self.cfg, "check_task_id": self.check_programs.task_id}
-        if step in START_STEPS:
+        if step in (*START_STEPS, "restart-programs"):
             own["rules"] = self.check_programs.rules
         if step == START_STEPS[0]:
             own |= self._first_task_arguments

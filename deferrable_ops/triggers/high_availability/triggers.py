@@ -14,6 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import Action, Decision, Result, read_result
+from deferrable_ops.high_availability.retrigger_backoff import RetriggerBackoff
 from deferrable_ops.inbox import Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
@@ -23,6 +24,8 @@ from deferrable_ops.triggers.high_availability.check import CheckRunner, check_c
 FEATURE: Final = "high_availability"
 DEFAULT_CHECK_TIMEOUT: Final = 300.0
 
+# The pause before a retrigger ends this many seconds before the deadline of the gate.
+_DEADLINE_MARGIN: Final = 1.0
 _FAILED: Final = frozenset({"failed", "upstream_failed"})
 
 
@@ -169,11 +172,22 @@ class HighAvailabilityGateTrigger(TaskTrigger):
     :param action: the action with which the check must have ended, ``"stop"`` or ``"retrigger"``; None means any
         action.
     :param fails: if True, a task that is not skipped fails; otherwise such a task succeeds.
+    :param backoff: for a gate that starts a DAG run, the JSON object that :meth:`RetriggerBackoff.as_json` returned;
+        None for all other gates. The trigger waits until the pause before the retrigger is over.
+    :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred a task with
+        `backoff`; otherwise None.
     """
 
     feature: ClassVar[str] = FEATURE
     classpath: ClassVar[str] = "deferrable_ops.triggers.high_availability.HighAvailabilityGateTrigger"
-    arguments: ClassVar[tuple[str, ...]] = ("check_task_id", "result", "action", "fails")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "check_task_id",
+        "result",
+        "action",
+        "fails",
+        "backoff",
+        "run_facts",
+    )
 
     def __init__(
         self,
@@ -182,6 +196,8 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         result: str = "",
         action: str | None = None,
         fails: bool = False,
+        backoff: dict[str, Any] | None = None,
+        run_facts: dict[str, Any] | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -189,6 +205,8 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         self.result = result
         self.action = action
         self.fails = fails
+        self.backoff = backoff
+        self.run_facts = run_facts
 
     @property
     def cancellable(self) -> bool:
@@ -196,7 +214,33 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         return False
 
     async def wait(self) -> Outcome:
-        """Return the outcome of the gate. The check has already ended, because the gate is downstream of the check."""
+        """Return the outcome of the gate. Before a retrigger, wait until the pause of the backoff is over."""
+        outcome = await self._decide()
+        if self.backoff is not None and isinstance(outcome, Success):
+            await self._pause(RetriggerBackoff.from_json(self.backoff), outcome.value["ended_at"])
+        return outcome
+
+    async def expired(self) -> Outcome:
+        """Return the outcome of the gate without a pause, because the task may not wait longer."""
+        return await self._decide()
+
+    async def _pause(self, backoff: RetriggerBackoff, ended_at: float) -> None:
+        recent = run_facts_of(self).recent_retriggers(self.check_task_id)
+        count = recent.at(datetime.fromtimestamp(ended_at, UTC), backoff.reset_after)
+        until = min(ended_at + backoff.pause(count), self.current.deadline - _DEADLINE_MARGIN)
+        seconds = until - await self.inbox.database.now()
+        if seconds > 0:
+            self.log.info(
+                "The next DAG run starts in %.0f s, because the DAG was already retriggered %d times since its last "
+                "run of more than %g s; see retrigger_delay and retrigger_reset_after",
+                seconds,
+                count,
+                backoff.reset_after,
+            )
+            await asyncio.sleep(seconds)
+
+    async def _decide(self) -> Outcome:
+        # The check has already ended, because the gate is downstream of the check.
         check = await newest_wait(self, self.check_task_id)
         outcome = None if check is None else check.outcome
         if isinstance(outcome, Success):
@@ -215,8 +259,10 @@ class HighAvailabilityGateTrigger(TaskTrigger):
             return Skip(ended)
         if self.fails:
             return Failure(ended)
-        starts_run = action is Action.RETRIGGER
-        return Success({"attempt": check.id if check else self.current.id} if starts_run else None)
+        if action is not Action.RETRIGGER:
+            return Success(None)
+        ended = self.current if check is None else check
+        return Success({"attempt": ended.id, "ended_at": ended.settled_at or self.current.created_at})
 
     async def cancel(self, wait: Wait) -> None:
         """Do nothing, because a gate launches no external work."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup, task
+from airflow.sdk import DAG, Param, TaskGroup, task
 
 from deferrable_ops.operators.high_availability import (
     Action,
@@ -28,6 +28,15 @@ with DAG("ha_timeout", schedule=None):
 
 with DAG("ha_limited", schedule=None):
     HighAvailabilityOperator(task_id="ha", reference_date="start_date", maxretrigger=1, **CHECK)
+
+with DAG("ha_crashes", schedule=None, params={"venue": Param(type="string"), "desk": Param("cash")}):
+    HighAvailabilityOperator(
+        task_id="ha",
+        python_callable="ha_checks.raises",
+        maxretrigger=2,
+        retrigger_delay=12,
+        conf={"again": True},
+    )
 
 with DAG("ha_never_again", schedule=None):
     HighAvailabilityOperator(task_id="ha", maxretrigger=0, **CHECK)

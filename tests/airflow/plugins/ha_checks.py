@@ -24,6 +24,11 @@ def scripted(dag_run: Any, ti: Any) -> CheckResult:
     return tuple(said)  # type: ignore[return-value]
 
 
+def raises() -> CheckResult:
+    """Raise an error each time."""
+    raise ConnectionError("no such host")
+
+
 async def scripted_on_the_loop(dag_run: Any, ti: Any) -> CheckResult:
     """Say the same as a coroutine."""
     return scripted(dag_run, ti)

@@ -214,6 +214,7 @@ def test_trigger_kwargs() -> None:
         "timezone": "UTC",
         "thresholds": {"success": 1, "failure": 3},
         "pace": {"interval": 5.0, "backoff": True, "max_wait": 600.0, "jitter": 0.1},
+        "retrigger": {"delay": 10.0, "reset_after": 600.0},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,7 +17,7 @@ from deferrable_ops.operators.high_availability import HighAvailabilityOperator
 from deferrable_ops.outcome import Skip, Success, outcome_to_json
 
 START = datetime(2026, 3, 1, 22, tzinfo=UTC)
-CHOSEN = {"outcome": outcome_to_json(Success({"attempt": "01a1fd9a"}))}
+CHOSEN = {"outcome": outcome_to_json(Success({"attempt": "01a1fd9a", "ended_at": START.timestamp()}))}
 
 
 class Retrigger:
@@ -29,7 +29,9 @@ class Retrigger:
     :param wanted: the argument `pass_trigger_kwargs` of the check.
     """
 
-    def __init__(self, exists: bool = False, conf: Any = None, merged: Any = None, wanted: Any = None) -> None:
+    def __init__(
+        self, exists: bool = False, conf: Any = None, merged: Any = None, wanted: Any = None
+    ) -> None:
         with DAG("dag", schedule=None, start_date=START, params={"venue": Param(type="string")}) as dag:
             self.check, _other = (
                 HighAvailabilityOperator(
@@ -57,7 +59,11 @@ class Retrigger:
 def test_next_run_id_contains_the_attempt_of_the_check() -> None:
     started = Retrigger().start()
     assert (started.trigger_dag_id, started.dag_run_id) == ("dag", "retrigger_1__01a1fd9a")
-    assert started.conf == {"ha-retrigger": 1, "ha-referencedate": START.isoformat()}
+    assert started.conf == {
+        "ha-retrigger": 1,
+        "ha-recent-retrigger": 1,
+        "ha-referencedate": START.isoformat(),
+    }
     assert Retrigger(conf={"ha-retrigger": "4"}).start().dag_run_id == "retrigger_5__01a1fd9a"
 
 
@@ -106,20 +112,40 @@ def test_conf_of_the_check_is_merged_into_the_conf_of_the_run(merged: Any) -> No
 
 @pytest.mark.parametrize("given", [{"try": 2}, {}])
 def test_conf_of_the_trigger_kwargs_replaces_the_conf(given: dict[str, Any]) -> None:
-    retrigger = Retrigger(conf={"venue": "LSE", "other-retrigger": 3}, merged={"book": "a"}, wanted={"conf": given})
+    retrigger = Retrigger(
+        conf={"venue": "LSE", "other-retrigger": 3}, merged={"book": "a"}, wanted={"conf": given}
+    )
     assert retrigger.start().conf == {
         **given,
         "other-retrigger": 3,
+        "other-recent-retrigger": 3,
         "ha-retrigger": 1,
+        "ha-recent-retrigger": 1,
         "ha-referencedate": START.isoformat(),
     }
+
+
+def test_retrigger_after_a_long_run_counts_from_one() -> None:
+    ended = (START + timedelta(minutes=11)).timestamp()
+    event = {"outcome": outcome_to_json(Success({"attempt": "01a1fd9a", "ended_at": ended}))}
+    request = Retrigger(conf={"ha-retrigger": 4}).start(event)
+    assert request.dag_run_id == "retrigger_5__01a1fd9a"
+    assert request.conf is not None
+    assert request.conf["ha-recent-retrigger"] == 1
+
+
+def test_event_of_an_older_release_has_no_time() -> None:
+    event = {"outcome": outcome_to_json(Success({"attempt": "01a1fd9a"}))}
+    assert Retrigger().start(event).dag_run_id == "retrigger_1__01a1fd9a"
 
 
 def test_counts_of_other_checks_are_carried_over() -> None:
     assert Retrigger(conf={"other-retrigger": 3, "mine": 1}).start().conf == {
         "mine": 1,
         "other-retrigger": 3,
+        "other-recent-retrigger": 3,
         "ha-retrigger": 1,
+        "ha-recent-retrigger": 1,
         "ha-referencedate": START.isoformat(),
     }
 

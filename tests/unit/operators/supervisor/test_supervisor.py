@@ -117,11 +117,15 @@ def test_check_has_the_limits_of_the_configuration(dag: DAG) -> None:
         endtime="23:30",
         maxretrigger=4,
         reference_date="start_date",
+        retrigger_delay=3,
+        retrigger_reset_after=timedelta(hours=2),
     )
     check = Supervisor(dag=dag, cfg=config).check_programs
     assert (check.poke_interval, check.timeout, check.reference_date) == (7, 3600, "start_date")
     assert (check.limits.runtime, check.limits.endtime, check.limits.maxretrigger) == (600, "23:30:00", 4)
-    for step in PATH[:3]:
+    for gate in (check.retrigger_pass, check.retrigger_fail):
+        assert gate.trigger_kwargs()["backoff"] == {"delay": 3, "reset_after": 7200}
+    for step in (*PATH[:3], "restart-programs"):
         assert dag.get_task(f"d-{step}").rules == check.rules
     assert dag.get_task("d-stop-programs").rules is None
 
