@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any, Final
 
 from deferrable_ops.exceptions import InputError
@@ -19,6 +18,31 @@ FORCE_RETRIGGER: Final = "{}-force-retrigger"
 REFERENCE_DATE: Final = "{}-referencedate"
 
 _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "run_after", "start_date")
+
+
+class WorkerOnlyAttribute(AttributeError):
+    """A check in a triggerer used an attribute that only a worker has."""
+
+
+class LimitedNamespace:
+    """An object of Airflow's context with the attributes that a triggerer can provide.
+
+    :param name: the name of the object in the context.
+    """
+
+    def __init__(self, *, name: str, **attributes: Any) -> None:
+        self._name = name
+        self.__dict__.update(attributes)
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Python itself looks up names with underscores, for example to copy or to print the object.
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        raise WorkerOnlyAttribute(f"{self._name}.{attribute}")
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "_name")
+        return f"{self._name}({shown})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +139,8 @@ class RunFacts:
 
     def context(self) -> dict[str, Any]:
         """Return the part of Airflow's task context that a check receives both on a worker and in a triggerer."""
-        dag_run = SimpleNamespace(
+        dag_run = LimitedNamespace(
+            name="dag_run",
             dag_id=self.dag_id,
             run_id=self.run_id,
             run_type=self.run_type,
@@ -131,6 +156,8 @@ class RunFacts:
             context[name] = self.moment(name)
         if (date := self.moment("logical_date")) is not None:
             context |= {"ds": f"{date:%Y-%m-%d}", "ds_nodash": f"{date:%Y%m%d}", "ts": date.isoformat()}
+            context["ts_nodash"] = f"{date:%Y%m%dT%H%M%S}"
+            context["ts_nodash_with_tz"] = date.isoformat().replace("-", "").replace(":", "")
         return context
 
     def _count(self, task_id: str, key: str) -> int:

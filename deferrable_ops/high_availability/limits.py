@@ -121,7 +121,7 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
 
     For example, the next occurrence of 06:00 after 22:00 is on the next day. On the day when daylight saving time
     starts, a time of day that does not exist is moved one hour later. On the day when daylight saving time ends, a
-    time of day that exists twice means its first occurrence.
+    time of day can exist twice; the first of the two occurrences that is after the moment is returned.
 
     :param moment: a datetime with a timezone.
     :param clock: the time of day whose next occurrence is returned. If the time of day has no UTC offset of its own,
@@ -130,9 +130,12 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
     own = clock.tzinfo or zone
     day = moment.astimezone(own).date() - timedelta(days=1)
     while True:
-        candidate = datetime.combine(day, clock.replace(tzinfo=None), tzinfo=own).astimezone(UTC)
-        if candidate > moment:
-            return candidate
+        local = datetime.combine(day, clock.replace(tzinfo=None), tzinfo=own)
+        first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+        # If the time of day does not exist on this day, `second` is earlier, and is not an occurrence.
+        for candidate in (first, max(first, second)):
+            if candidate > moment:
+                return candidate
         day += timedelta(days=1)
 
 

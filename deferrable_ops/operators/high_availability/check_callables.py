@@ -14,9 +14,12 @@ from deferrable_ops.exceptions import InputError
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
 
-FIX = (
+IMPORT_FIX = (
     "to run the check in the triggerer, move the function into an installed package or the plugins folder, then pass "
     "the function or its dotted path"
+)
+USE_FIX = (
+    "to run the check in the triggerer, use only what a check gets there, such as params and ti.xcom_pull"
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from airflow.sdk import Param
 
@@ -28,10 +28,13 @@ from deferrable_ops.high_availability.retrigger_backoff import (
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.operators.base import TriggererOperator, seconds
 from deferrable_ops.operators.high_availability.check_callables import (
+    IMPORT_FIX,
+    USE_FIX,
     dotted_path,
     triggerer_import_problem,
     validate_path,
 )
+from deferrable_ops.operators.high_availability.check_source import CheckSource, source_at, source_of
 from deferrable_ops.operators.high_availability.gate import HighAvailabilityGate
 from deferrable_ops.operators.high_availability.gates import make_gates
 from deferrable_ops.operators.high_availability.worker_check import check_on_worker
@@ -43,6 +46,12 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
     from deferrable_ops.operators.high_availability.retrigger import HighAvailabilityRetrigger
+
+_REPLACEMENTS: Final = {
+    "silent_fail": "catch the exception in the check and return (Result.FAIL, Action.CONTINUE), or use "
+    "failure_threshold=, which also counts exceptions",
+    "never_fail": "catch the exception in the check and raise AirflowSkipException, which skips the task and its gates",
+}
 
 
 class HighAvailabilityOperator(TriggererOperator):
@@ -96,6 +105,7 @@ class HighAvailabilityOperator(TriggererOperator):
     :param soft_fail: whether the task is skipped after `timeout`, instead of starting the DAG again.
     :param mode: ignored, because the task never waits on a worker. The argument `mode` is accepted for compatibility
         with the package airflow-ha.
+    :param silent_fail: not supported; True is refused with a replacement, as for `never_fail`.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -132,8 +142,13 @@ class HighAvailabilityOperator(TriggererOperator):
         jitter: float = 0.0,
         soft_fail: bool = False,
         mode: str = "poke",
+        silent_fail: bool = False,
+        never_fail: bool = False,
         **kwargs: Any,
     ) -> None:
+        for name, value in (("silent_fail", silent_fail), ("never_fail", never_fail)):
+            if value:
+                raise InputError(f"{name}=True is not supported; {_REPLACEMENTS[name]}")
         given = dict(kwargs)
         kwargs.setdefault("trigger_rule", "none_failed")
         super().__init__(timeout=timeout, **kwargs)
@@ -258,6 +273,7 @@ class HighAvailabilityOperator(TriggererOperator):
         self.python_callable: Callable[..., Any] | None = None
         self.check: str | None = None
         self.worker_check_reason: str | None = None
+        self.worker_check_fix = IMPORT_FIX
         if isinstance(given, ReadyCheck):
             if self.op_args or self.op_kwargs:
                 raise InputError(
@@ -267,9 +283,18 @@ class HighAvailabilityOperator(TriggererOperator):
             self.check, self.op_kwargs = given.path(), given.arguments()
         elif isinstance(given, str):
             self.check = validate_path(given)
+            if (used := self._worker_only_use(source_at(given))) is not None:
+                raise InputError(
+                    f"python_callable={given!r} uses {used}, which a triggerer does not have; pass the function itself "
+                    "instead of its path, and the check runs on a worker"
+                )
         elif callable(given):
             dag = self.get_dag()
             self.worker_check_reason = triggerer_import_problem(given, None if dag is None else dag.fileloc)
+            used = self._worker_only_use(source_of(given))
+            if self.worker_check_reason is None and used is not None:
+                self.worker_check_reason = f"python_callable uses {used}, which a triggerer does not have"
+                self.worker_check_fix = USE_FIX
             self.python_callable = given
             self.check = None if self.worker_check_reason else dotted_path(given)
         else:
@@ -280,6 +305,9 @@ class HighAvailabilityOperator(TriggererOperator):
         if self.check is not None:
             for name in self.template_fields:
                 require_serializable(name, getattr(self, name))
+
+    def _worker_only_use(self, source: CheckSource) -> str | None:
+        return source.worker_only_use(self.op_args or [], self.op_kwargs or {})
 
     def _rules(self) -> CheckRules:
         return CheckRules(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
+from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.conf import check_conf, next_conf, read_conf
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.retrigger_backoff import RetriggerBackoff
@@ -48,6 +49,9 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         super().__init__(conf=conf, **kwargs)
         check_conf("conf", conf)
         self.backoff = backoff.as_json()
+        # A template is checked after rendering.
+        if not isinstance(self.wait_for_completion, str):
+            self._refuse_deadlock(self.get_dag())
         self.reference_date = reference_date
         self.replaces_conf = replaces_conf
 
@@ -83,7 +87,17 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
         """
         TriggerDagRunOperator.execute_complete(self, context, event)
 
+    def _refuse_deadlock(self, dag: Any) -> None:
+        is_own = dag is not None and self.trigger_dag_id == dag.dag_id
+        if is_own and self.wait_for_completion and dag.max_active_runs == 1:
+            raise InputError(
+                f"wait_for_completion=True of the task {self.task_id!r} would wait forever: the next run of the DAG "
+                "starts only after this run has ended, because of max_active_runs=1; remove wait_for_completion, or "
+                "increase max_active_runs"
+            )
+
     def _start_run(self, context: Context, check: Mapping[str, Any]) -> None:
+        self._refuse_deadlock(context["dag"])
         facts = RunFacts.of(context)
         # The trigger of an older release of the library has not set the time.
         ended_at = datetime.fromtimestamp(check.get("ended_at", time.time()), UTC)

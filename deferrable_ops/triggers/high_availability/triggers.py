@@ -105,8 +105,8 @@ class HighAvailabilityTrigger(TaskTrigger):
         check = CheckRunner(
             self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log
         )
-        await check.load()
         context = check_context(facts, self.current.attempt, self.templates_dict)
+        await check.load(context)
         until = f" until {evaluator.end} at the latest" if evaluator.end else ""
         self.log.info("Running the check %s repeatedly%s", self.check, until)
         before = evaluator.state

@@ -92,6 +92,7 @@ with DAG("ha_asks_airflow", schedule=None):
         return 7
 
     number() >> HighAvailabilityOperator(task_id="ha", python_callable="ha_checks.counted")
+    HighAvailabilityOperator(task_id="on_the_loop", python_callable="ha_checks.reads_a_variable")
 
 with DAG("ha_waits_for_the_next", schedule=None):
     HighAvailabilityOperator(

@@ -63,3 +63,10 @@ def counted(task_instance: Any) -> CheckResult:
     host = BaseHook.get_connection("ha_service").host
     number = task_instance.xcom_pull(task_ids="number")
     return ("pass", "stop") if (host, number) == ("service.example.com", 7) else ("fail", "stop")  # type: ignore[return-value]
+
+
+async def reads_a_variable() -> CheckResult:
+    """Read a Variable on the event loop."""
+    from airflow.sdk import Variable
+
+    return ("pass" if Variable.get("ha_venue") == "LSE" else "fail"), "stop"  # type: ignore[return-value]

@@ -220,7 +220,7 @@ def test_trigger_kwargs() -> None:
 
 @pytest.mark.parametrize(
     "check",
-    [lambda: None, random.Random().choice, HttpCheck],
+    [lambda: None, random.Random().random, HttpCheck],
     ids=["a lambda", "a method", "a class of ours"],
 )
 def test_check_runs_on_a_worker_only_if_a_triggerer_cannot_import_it(check: Any) -> None:
