@@ -33,7 +33,15 @@ class CheckRules:
 
     def as_json(self) -> dict[str, Any]:
         """Return these check rules as a JSON object."""
-        return asdict(self)
+        data = asdict(self)
+        # The serialized DAG contains these rules, so it gets no fields that few users need.
+        functions = ("runtime_function", "endtime_function")
+        data["limits"] = {
+            name: value
+            for name, value in data["limits"].items()
+            if value is not None or name not in functions
+        }
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckRules:

@@ -23,11 +23,15 @@ class Limits:
         the DAG's timezone; None means no limit.
     :param maxretrigger: how often a chain of runs may be retriggered since its last long run; 0 means never, and None
         means no limit.
+    :param runtime_function: the dotted path of a function that computes `runtime` for each run; None if there is none.
+    :param endtime_function: the dotted path of a function that computes `endtime` for each run; None if there is none.
     """
 
     runtime: float | None = None
     endtime: str | None = None
     maxretrigger: int | None = None
+    runtime_function: str | None = None
+    endtime_function: str | None = None
 
     @classmethod
     def of(cls, runtime: Any, endtime: Any, maxretrigger: Any, prefix: str = "") -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
@@ -13,6 +14,7 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability import Action, Result
 from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.limit_functions import compute_limits
 from deferrable_ops.high_availability.limits import Limits, check_reference_date
 from deferrable_ops.high_availability.poll_schedule import (
     DEFAULT_MAX_WAIT,
@@ -31,6 +33,8 @@ from deferrable_ops.operators.high_availability.check_callables import (
     IMPORT_FIX,
     USE_FIX,
     dotted_path,
+    find_imported,
+    is_function_path,
     triggerer_import_problem,
     validate_path,
 )
@@ -79,6 +83,9 @@ class HighAvailabilityOperator(TriggererOperator):
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
         the DAG's timezone; a datetime.time or a string. With ``endtime="06:00"`` and a reference date at 22:00, the
         DAG run ends on the next day.
+        Both `runtime` and `endtime` can also be a function of an installed package, or its dotted path. The function is
+        called in the triggerer with those of ``dag_run``, ``params``, ``run_id``, ``logical_date``, ``ds``,
+        ``reference_date`` and the like that its signature accepts, and returns the limit of the run, or None.
     :param maxretrigger: how often the DAG may be started again since the last run of the chain that was longer than
         `retrigger_reset_after`, or since the first run of the chain; 0 means never. After `maxretrigger` such starts,
         the action RETRIGGER is replaced by STOP.
@@ -129,8 +136,8 @@ class HighAvailabilityOperator(TriggererOperator):
         poke_interval: timedelta | float = DEFAULT_POLL_INTERVAL,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
         check_timeout: timedelta | float = DEFAULT_CHECK_TIMEOUT,
-        runtime: timedelta | float | None = None,
-        endtime: time | str | None = None,
+        runtime: timedelta | float | str | Callable[..., Any] | None = None,
+        endtime: time | str | Callable[..., Any] | None = None,
         maxretrigger: int | None = None,
         retrigger_delay: timedelta | float = DEFAULT_DELAY,
         retrigger_reset_after: timedelta | float = DEFAULT_RESET_AFTER,
@@ -154,7 +161,19 @@ class HighAvailabilityOperator(TriggererOperator):
         super().__init__(timeout=timeout, **kwargs)
         self.poke_interval = seconds("poke_interval", poke_interval)
         self.check_timeout = seconds("check_timeout", check_timeout)
-        self.limits = Limits.of(runtime, endtime, maxretrigger)
+        functions = {
+            "runtime": self._limit_function("runtime", runtime),
+            "endtime": self._limit_function("endtime", endtime),
+        }
+        self.limits = replace(
+            Limits.of(
+                None if functions["runtime"] else runtime,
+                None if functions["endtime"] else endtime,
+                maxretrigger,
+            ),
+            runtime_function=functions["runtime"],
+            endtime_function=functions["endtime"],
+        )
         self.backoff = RetriggerBackoff.of(retrigger_delay, retrigger_reset_after)
         self.reference_date = check_reference_date(reference_date)
         self.thresholds = Thresholds.of(success_threshold, failure_threshold)
@@ -229,7 +248,8 @@ class HighAvailabilityOperator(TriggererOperator):
         :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
         """
         facts = RunFacts.of(context)
-        limits = facts.limits(self.task_id, self.limits)
+        computed = compute_limits(self.task_id, facts, self.limits, self.reference_date)
+        limits = facts.limits(self.task_id, computed)
         end = limits.end(facts.reference(self.task_id, self.reference_date), self._timezone())
         now = datetime.now(UTC)
         if end is not None and end[0] <= now:
@@ -258,7 +278,7 @@ class HighAvailabilityOperator(TriggererOperator):
         """
         facts = RunFacts.of(context)
         if self.worker_check_reason is not None:
-            return check_on_worker(self, context, facts, self._rules())
+            return check_on_worker(self, context, facts, self._computed_rules(facts))
         self.run_facts = facts.as_json()
         return super().execute(context)
 
@@ -267,7 +287,8 @@ class HighAvailabilityOperator(TriggererOperator):
 
         :raises TaskDeferred: if a further check is needed.
         """
-        return check_on_worker(self, context, RunFacts.of(context), self._rules())
+        facts = RunFacts.of(context)
+        return check_on_worker(self, context, facts, self._computed_rules(facts))
 
     def _set_check(self, given: Any) -> None:
         self.python_callable: Callable[..., Any] | None = None
@@ -305,6 +326,26 @@ class HighAvailabilityOperator(TriggererOperator):
         if self.check is not None:
             for name in self.template_fields:
                 require_serializable(name, getattr(self, name))
+
+    def _limit_function(self, name: str, value: Any) -> str | None:
+        """Return the dotted path of the function that computes a limit; None if the limit is not a function."""
+        if not callable(value) and not is_function_path(value):
+            return None
+        dag = self.get_dag()
+        function = find_imported(value) if isinstance(value, str) else value
+        problem = None
+        if function is not None:
+            problem = triggerer_import_problem(function, None if dag is None else dag.fileloc, name)
+        if problem is not None:
+            raise InputError(
+                f"{problem}, so a triggerer cannot call it; move the function into an installed package or the plugins "
+                f"folder, then pass the function or its dotted path"
+            )
+        return value if isinstance(value, str) else dotted_path(value)
+
+    def _computed_rules(self, facts: RunFacts) -> CheckRules:
+        limits = compute_limits(self.task_id, facts, self.limits, self.reference_date)
+        return replace(self._rules(), limits=limits)
 
     def _worker_only_use(self, source: CheckSource) -> str | None:
         return source.worker_only_use(self.op_args or [], self.op_kwargs or {})

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.limit_functions import compute_limits
 from deferrable_ops.high_availability.results import Action, Decision, Result, read_result
 from deferrable_ops.high_availability.retrigger_backoff import RetriggerBackoff
 from deferrable_ops.inbox import Wait
@@ -20,10 +24,12 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
 from deferrable_ops.triggers.high_availability.check import CheckRunner, check_context
+from deferrable_ops.triggers.high_availability.threads import call_in_thread
 
 FEATURE: Final = "high_availability"
 DEFAULT_CHECK_TIMEOUT: Final = 300.0
 
+_LIMIT_SECONDS: Final = 60.0
 # The pause before a retrigger ends this many seconds before the deadline of the gate.
 _DEADLINE_MARGIN: Final = 1.0
 _FAILED: Final = frozenset({"failed", "upstream_failed"})
@@ -96,12 +102,13 @@ class HighAvailabilityTrigger(TaskTrigger):
         if self.soft_fail:
             return Skip("skipped because the timeout is over and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
-        return self.end(self.evaluator(run_facts_of(self), kept.progress).timed_out(_now()))
+        evaluator = await self.evaluator(run_facts_of(self), kept.progress)
+        return self.end(evaluator.timed_out(_now()))
 
     async def poll(self) -> Outcome:
         """Run the check again after each pause until the task can end, and return the outcome."""
         facts = run_facts_of(self)
-        evaluator = self.evaluator(facts, self.current.progress)
+        evaluator = await self.evaluator(facts, self.current.progress)
         check = CheckRunner(
             self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log
         )
@@ -134,11 +141,14 @@ class HighAvailabilityTrigger(TaskTrigger):
         self.log.info("The checks ended with result %s and action %s, because %s", *decision)
         return Success(decision.as_json())
 
-    def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
-        """Return the object that evaluates the results of the checks, with its state from the inbox."""
-        return CheckEvaluator(
-            self.current.attempt.task_id, facts, CheckRules.from_json(self.rules or {}), state
-        )
+    async def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
+        """Return the object that evaluates the results of the checks, with its state from the inbox.
+
+        :raises InputError: if a function that computes a limit fails.
+        """
+        task_id = self.current.attempt.task_id
+        rules = await computed_rules(task_id, facts, CheckRules.from_json(self.rules or {}))
+        return CheckEvaluator(task_id, facts, rules, state)
 
 
 class HighAvailabilityPauseTrigger(BaseTrigger):
@@ -284,6 +294,25 @@ class HighAvailabilityGateTrigger(TaskTrigger):
             return None
         action = Action.STOP if state == "success" else Action.CONTINUE
         return Result.PASS, action
+
+
+async def computed_rules(task_id: str, facts: RunFacts, rules: CheckRules) -> CheckRules:
+    """Return the rules of a check, in which the values of the functions that compute limits replace the functions.
+
+    The functions are called in a thread, because they may block the event loop.
+
+    :raises InputError: if a function fails.
+    """
+    limits = rules.limits
+    if limits.runtime_function is None and limits.endtime_function is None:
+        return rules
+    compute = partial(compute_limits, task_id, facts, limits, rules.reference_date)
+    try:
+        return replace(rules, limits=await call_in_thread(compute, _LIMIT_SECONDS))
+    except TimeoutError:
+        raise InputError(
+            f"the functions of runtime= and endtime= did not return within {_LIMIT_SECONDS:g} s; correct them"
+        ) from None
 
 
 def _now() -> datetime:

@@ -86,7 +86,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     async def poll(self) -> Outcome:
         """Watch the programs until the task can end, and return the task's outcome."""
-        evaluator, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
+        evaluator, backoff = await self.evaluator(run_facts_of(self), self.current.progress), Backoff()
         while (ended := evaluator.at_limit(_now())) is None:
             began = time.monotonic()
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, TaskGroup, chain, task
 from airflow.serialization.serialized_objects import DagSerialization
+from unit.high_availability.test_limit_functions import close_of_day
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.high_availability import HighAvailabilityOperator
@@ -24,6 +25,7 @@ from deferrable_ops.operators.supervisor import (
     SupervisorRemote,
     SupervisorSSH,
 )
+from deferrable_ops.triggers.supervisor.configuration import load_configuration, serialize_configuration
 
 PASSWORD = "correct horse battery"
 BRANCHES = {"stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail"}
@@ -308,3 +310,16 @@ def test_conf_is_refused_if_a_step_replaces_the_check(dag: DAG) -> None:
     check = HighAvailabilityOperator(task_id="mine", python_callable="a.b")
     with pytest.raises(InputError, match="conf= has no effect"):
         Supervisor(dag=dag, cfg=cfg(), conf={}, steps={"check-programs": check})
+
+
+def test_limits_of_the_configuration_may_be_functions(dag: DAG) -> None:
+    config = cfg(runtime="my_calendar.window.length", endtime="my_calendar:close_of_day")
+    check = Supervisor(dag=dag, cfg=config).check_programs
+    assert check.limits.runtime_function == "my_calendar.window.length"
+    assert check.limits.endtime_function == "my_calendar:close_of_day"
+    stored = load_configuration(serialize_configuration(config))
+    assert (stored.runtime, stored.endtime) == (config.runtime, config.endtime)
+    assert cfg(endtime=close_of_day).endtime == f"{close_of_day.__module__}:close_of_day"
+    assert (cfg(runtime="PT5M").runtime, cfg(endtime="23:30").endtime) == (timedelta(minutes=5), time(23, 30))
+    with pytest.raises(ValueError, match="endtime"):
+        cfg(endtime="late")
