@@ -33,15 +33,10 @@ class CheckRules:
 
     def as_json(self) -> dict[str, Any]:
         """Return these check rules as a JSON object."""
-        data = asdict(self)
-        # The serialized DAG contains these rules, so it gets no fields that few users need.
-        functions = ("runtime_function", "endtime_function")
-        data["limits"] = {
-            name: value
-            for name, value in data["limits"].items()
-            if value is not None or name not in functions
-        }
-        return data
+        data = asdict(self) | {"retrigger": self.retrigger.as_json()}
+        # The serialized DAG contains these rules several times, so leave out what is not set.
+        data["limits"] = {name: value for name, value in data["limits"].items() if value is not None}
+        return {name: value for name, value in data.items() if value != {}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckRules:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
@@ -73,8 +73,10 @@ class RetriggerBackoff:
         return min(self.delay * 2.0 ** min(recent - 1, _MAX_DOUBLINGS), max(self.delay, LONGEST_DELAY))
 
     def as_json(self) -> dict[str, Any]:
-        """Return this backoff as a JSON object."""
-        return asdict(self)
+        """Return this backoff as a JSON object without the fields that have their default, because the serialized DAG
+        contains it. So never change a default.
+        """
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RetriggerBackoff:

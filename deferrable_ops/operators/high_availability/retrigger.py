@@ -48,7 +48,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
     ) -> None:
         super().__init__(conf=conf, **kwargs)
         check_conf("conf", conf)
-        self.backoff = backoff.as_json()
+        self.backoff = backoff.as_json() or None
         # A template is checked after rendering.
         if not isinstance(self.wait_for_completion, str):
             self._refuse_deadlock(self.get_dag())
@@ -107,7 +107,7 @@ class HighAvailabilityRetrigger(HighAvailabilityGate, TriggerDagRunOperator):
             task_id=self.check_task_id,
             reference_date=self.reference_date,
             ended_at=ended_at,
-            reset_after=RetriggerBackoff.from_json(self.backoff).reset_after,
+            reset_after=RetriggerBackoff.from_json(self.backoff or {}).reset_after,
             others=_other_check_ids(context["dag"].task_dict, self.check_task_id),
             replaces=self.replaces_conf,
         )

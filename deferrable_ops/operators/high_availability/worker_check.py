@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -112,8 +112,8 @@ def _is_over(wait: Wait, now: datetime) -> bool:
 
 
 def _checked(task: WorkerCheckTask, context: Context) -> CheckResult:
-    check, args = task.python_callable, task.op_args or ()
-    assert check is not None
+    check: Any = task.python_callable
+    args: Sequence[Any] = task.op_args or ()
     given = {**context, **(task.op_kwargs or {}), "templates_dict": task.templates_dict}
     if not inspect.isclass(check):
         require_parameters(check, args, given)

@@ -182,10 +182,10 @@ class HighAvailabilityGateTrigger(TaskTrigger):
     :param action: the action with which the check must have ended, ``"stop"`` or ``"retrigger"``; None means any
         action.
     :param fails: if True, a task that is not skipped fails; otherwise such a task succeeds.
-    :param backoff: for a gate that starts a DAG run, the JSON object that :meth:`RetriggerBackoff.as_json` returned;
-        None for all other gates. The trigger waits until the pause before the retrigger is over.
-    :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred a task with
-        `backoff`; otherwise None.
+    :param backoff: the JSON object that :meth:`RetriggerBackoff.as_json` returned; None for the default pauses. If the
+        gate starts a DAG run, the trigger waits until the pause before the retrigger is over.
+    :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred a task that starts a
+        DAG run; otherwise None.
     """
 
     feature: ClassVar[str] = FEATURE
@@ -226,8 +226,8 @@ class HighAvailabilityGateTrigger(TaskTrigger):
     async def wait(self) -> Outcome:
         """Return the outcome of the gate. Before a retrigger, wait until the pause of the backoff is over."""
         outcome = await self._decide()
-        if self.backoff is not None and isinstance(outcome, Success):
-            await self._pause(RetriggerBackoff.from_json(self.backoff), outcome.value["ended_at"])
+        if isinstance(outcome, Success) and outcome.value is not None:
+            await self._pause(RetriggerBackoff.from_json(self.backoff or {}), outcome.value["ended_at"])
         return outcome
 
     async def expired(self) -> Outcome:
@@ -235,6 +235,9 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         return await self._decide()
 
     async def _pause(self, backoff: RetriggerBackoff, ended_at: float) -> None:
+        # A worker with an older release of the library has deferred the task without the data of the DAG run.
+        if self.run_facts is None and self.task_instance is not None and not self.task:
+            return
         recent = run_facts_of(self).recent_retriggers(self.check_task_id)
         count = recent.at(datetime.fromtimestamp(ended_at, UTC), backoff.reset_after)
         until = min(ended_at + backoff.pause(count), self.current.deadline - _DEADLINE_MARGIN)
@@ -271,8 +274,8 @@ class HighAvailabilityGateTrigger(TaskTrigger):
             return Failure(ended)
         if action is not Action.RETRIGGER:
             return Success(None)
-        ended = self.current if check is None else check
-        return Success({"attempt": ended.id, "ended_at": ended.settled_at or self.current.created_at})
+        wait = self.current if check is None else check
+        return Success({"attempt": wait.id, "ended_at": wait.settled_at or self.current.created_at})
 
     async def cancel(self, wait: Wait) -> None:
         """Do nothing, because a gate launches no external work."""

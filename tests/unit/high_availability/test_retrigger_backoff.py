@@ -43,6 +43,8 @@ def test_run_longer_than_reset_after_resets_the_count() -> None:
 def test_backoff_round_trips_as_json_across_versions() -> None:
     backoff = RetriggerBackoff.of(timedelta(seconds=1), 2)
     assert backoff == RetriggerBackoff(1.0, 2.0)
+    assert RetriggerBackoff().as_json() == {}
+    assert RetriggerBackoff.from_json({}) == RetriggerBackoff()
     assert RetriggerBackoff.from_json(backoff.as_json() | {"of_the_future": 1}) == backoff
 
 

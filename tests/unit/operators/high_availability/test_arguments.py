@@ -65,4 +65,4 @@ def test_run_that_would_wait_forever_is_refused_also_after_rendering() -> None:
     gate = operator(dag=dag, pass_trigger_kwargs={"wait_for_completion": "{{ params.waits }}"}).retrigger_pass
     gate.wait_for_completion = True
     with pytest.raises(InputError, match="would wait forever"):
-        gate._start_run({"dag": dag}, {"attempt": "a"})  # type: ignore[typeddict-item]
+        gate._start_run({"dag": dag}, {"attempt": "a"})

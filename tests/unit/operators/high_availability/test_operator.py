@@ -215,8 +215,8 @@ def test_trigger_kwargs() -> None:
         "timezone": "UTC",
         "thresholds": {"success": 1, "failure": 3},
         "pace": {"interval": 5.0, "backoff": True, "max_wait": 600.0, "jitter": 0.1},
-        "retrigger": {"delay": 10.0, "reset_after": 600.0},
     }
+    assert "backoff" not in ha.retrigger_fail.trigger_kwargs()
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,6 @@ def test_limit_may_be_a_function_of_the_run(close: Any) -> None:
     ha = operator(dag=dag, endtime=close, runtime="no.such.package.runtime")
     path = f"{close_of_day.__module__}:close_of_day"
     assert ha.rules["limits"] == {
-        "runtime": None,
-        "endtime": None,
-        "maxretrigger": None,
         "runtime_function": "no.such.package.runtime",
         "endtime_function": path,
     }
