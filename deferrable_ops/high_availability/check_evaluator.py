@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.high_availability.poll_schedule import PollSchedule
 from deferrable_ops.high_availability.results import Action, CheckResult, Decision, Result
+from deferrable_ops.high_availability.retrigger_backoff import RetriggerBackoff
 from deferrable_ops.high_availability.thresholds import ConsecutiveResults, Thresholds
 
 
@@ -28,10 +29,14 @@ class CheckRules:
     timezone: str = "UTC"
     thresholds: Thresholds = field(default_factory=Thresholds)
     pace: PollSchedule = field(default_factory=PollSchedule)
+    retrigger: RetriggerBackoff = field(default_factory=RetriggerBackoff)
 
     def as_json(self) -> dict[str, Any]:
         """Return these check rules as a JSON object."""
-        return asdict(self)
+        data = asdict(self) | {"retrigger": self.retrigger.as_json()}
+        # The serialized DAG contains these rules several times, so leave out what is not set.
+        data["limits"] = {name: value for name, value in data["limits"].items() if value is not None}
+        return {name: value for name, value in data.items() if value != {}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CheckRules:
@@ -40,9 +45,17 @@ class CheckRules:
         Unknown fields are ignored, because another version of the library may have written the JSON object.
         """
         rules = _known(cls, data)
-        for name, part in (("limits", Limits), ("thresholds", Thresholds), ("pace", PollSchedule)):
+        for name, part in _PARTS.items():
             rules[name] = part(**_known(part, rules.get(name) or {}))
         return cls(**rules)
+
+
+_PARTS: Final[dict[str, Any]] = {
+    "limits": Limits,
+    "thresholds": Thresholds,
+    "pace": PollSchedule,
+    "retrigger": RetriggerBackoff,
+}
 
 
 class CheckEvaluator:
@@ -55,7 +68,7 @@ class CheckEvaluator:
 
     def __init__(self, task_id: str, facts: RunFacts, rules: CheckRules, state: Any = None) -> None:
         self._limits = facts.limits(task_id, rules.limits)
-        self._is_last = self._limits.is_last(facts.retriggers(task_id))
+        self._recent, self._reset_after = facts.recent_retriggers(task_id), rules.retrigger.reset_after
         self._end = self._limits.end(facts.reference(task_id, rules.reference_date), rules.timezone)
         self._thresholds = rules.thresholds
         self._pace = rules.pace
@@ -85,7 +98,7 @@ class CheckEvaluator:
             return decision
         if action is Action.CONTINUE or self._results.length < self._thresholds.needed(result):
             return None
-        return self._unless_last(Decision(result, action, f"the check returned the action {action}"))
+        return self._unless_last(Decision(result, action, f"the check returned the action {action}"), now)
 
     def timed_out(self, now: datetime) -> Decision:
         """Return the decision with which the checks end when the task's timeout is over.
@@ -95,15 +108,16 @@ class CheckEvaluator:
         if (decision := self.at_limit(now)) is not None:
             return decision
         health = self._results.health or Result.PASS
-        return self._unless_last(Decision(health, Action.RETRIGGER, "the timeout is over"))
+        return self._unless_last(Decision(health, Action.RETRIGGER, "the timeout is over"), now)
 
     def pause(self, now: datetime) -> float:
         """Return the number of seconds until the next check, or until ``runtime`` or ``endtime`` ends the checks."""
         pause = self._pace.pause(self._results)
         return pause if self._end is None else max(0.0, min(pause, (self._end[0] - now).total_seconds()))
 
-    def _unless_last(self, decision: Decision) -> Decision:
-        if decision.action is Action.RETRIGGER and self._is_last:
+    def _unless_last(self, decision: Decision, now: datetime) -> Decision:
+        recent = self._recent.at(now, self._reset_after)
+        if decision.action is Action.RETRIGGER and self._limits.is_last(recent):
             reason = f"{decision.reason}, and maxretrigger={self._limits.maxretrigger} is used up"
             return Decision(decision.result, Action.STOP, reason)
         return decision

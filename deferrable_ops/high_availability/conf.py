@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.high_availability.facts import FORCE_RUN, REFERENCE_DATE, RETRIGGER, RunFacts
+from deferrable_ops.high_availability.facts import (
+    FORCE_RETRIGGER,
+    FORCE_RUN,
+    RECENT_RETRIGGER,
+    REFERENCE_DATE,
+    RETRIGGER,
+    RunFacts,
+)
+from deferrable_ops.high_availability.retrigger_backoff import DEFAULT_RESET_AFTER
 from deferrable_ops.plain_data import has_template
 
 _FORCED = ("run", "runtime", "endtime", "maxretrigger")
+_OPENLINEAGE = "openlineage"
+# Airflow writes these keys into the conf's part `openlineage`, unless the part has one of them already.
+_LINEAGE_PREFIXES = ("parent", "root")
 
 
 def check_conf(argument: str, conf: Any) -> None:
@@ -52,25 +64,58 @@ def next_conf(
     *,
     task_id: str,
     reference_date: str,
-    others: Iterable[str] = (),
+    ended_at: datetime,
+    reset_after: float = DEFAULT_RESET_AFTER,
+    others: Sequence[str] = (),
+    replaces: bool = False,
 ) -> dict[str, Any]:
     """Return the conf of the next DAG run, which a retrigger starts.
 
-    The function copies the keys ``airflow_ha_force_run`` and ``{task_id}-force-...`` from this run's conf. For the
-    DAG's other high availability tasks, the function copies the number of retriggers and the reference date.
+    The next run keeps this run's conf, and thus the params that were set for this run. Only a forced number of
+    retriggers (``{task_id}-force-retrigger``) applies to one run alone.
 
-    :param given: the conf that the user has set for the next DAG run.
-    :param others: the ids of the DAG's other high availability tasks, whose number of retriggers and reference date
-        are copied.
+    :param given: the conf that the user has set for the next DAG run. Its keys replace equal keys of this run's conf.
+    :param ended_at: when the checks of this run ended; a datetime with a timezone.
+    :param reset_after: a run that is longer than this number of seconds is a long run.
+    :param others: the ids of the DAG's other high availability tasks.
+    :param replaces: whether `given` replaces this run's conf. The next run then keeps only the keys
+        ``airflow_ha_force_run`` and ``{task_id}-force-...``, and the numbers of retriggers and the reference date
+        of each task in `others`.
     :raises InputError: if a value of this run's conf is malformed.
     """
     chain = [task_id, *others]
-    names = [FORCE_RUN, *(f"{task}-force-{what}" for task in chain for what in _FORCED)]
-    names += [name.format(task) for task in others for name in (RETRIGGER, REFERENCE_DATE)]
-    carried = {name: facts.conf[name] for name in names if name in facts.conf}
+    if replaces:
+        names = [FORCE_RUN, *(f"{task}-force-{what}" for task in chain for what in _FORCED)]
+        names += [
+            name.format(task) for task in others for name in (RETRIGGER, RECENT_RETRIGGER, REFERENCE_DATE)
+        ]
+        kept = {name: facts.conf[name] for name in names if name in facts.conf}
+    else:
+        kept = _without_lineage(facts.conf)
+    for task in chain:
+        kept.pop(FORCE_RETRIGGER.format(task), None)
+        if facts.params.get(FORCE_RETRIGGER.format(task)) is not None:
+            kept[RETRIGGER.format(task)] = facts.retriggers(task)
+    recent = {task: facts.recent_retriggers(task).at(ended_at, reset_after) for task in chain}
+    kept |= {RECENT_RETRIGGER.format(task): recent[task] for task in others if RETRIGGER.format(task) in kept}
     return {
-        **carried,
+        **kept,
         **given,
         RETRIGGER.format(task_id): facts.retriggers(task_id) + 1,
+        RECENT_RETRIGGER.format(task_id): recent[task_id] + 1,
         REFERENCE_DATE.format(task_id): facts.reference(task_id, reference_date).isoformat(),
     }
+
+
+def _without_lineage(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a conf without the parent run that Airflow has recorded in it for OpenLineage.
+
+    If the copy contained the parent of this run, Airflow would not record the parent of the next run.
+    """
+    copy = dict(conf)
+    lineage = copy.get(_OPENLINEAGE)
+    if isinstance(lineage, Mapping):
+        own = {key: value for key, value in lineage.items() if not key.startswith(_LINEAGE_PREFIXES)}
+        del copy[_OPENLINEAGE]
+        copy |= {_OPENLINEAGE: own} if own else {}
+    return copy

@@ -5,17 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any, Final
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.limits import Limits, forced_limits
+from deferrable_ops.high_availability.retrigger_backoff import RecentRetriggers
 
 FORCE_RUN: Final = "airflow_ha_force_run"
 RETRIGGER: Final = "{}-retrigger"
+RECENT_RETRIGGER: Final = "{}-recent-retrigger"
+FORCE_RETRIGGER: Final = "{}-force-retrigger"
 REFERENCE_DATE: Final = "{}-referencedate"
 
 _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "run_after", "start_date")
+
+
+class WorkerOnlyAttribute(AttributeError):
+    """A check in a triggerer used an attribute that only a worker has."""
+
+
+class LimitedNamespace:
+    """An object of Airflow's context with the attributes that a triggerer can provide.
+
+    :param name: the name of the object in the context.
+    """
+
+    def __init__(self, *, name: str, **attributes: Any) -> None:
+        self._name = name
+        self.__dict__.update(attributes)
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Python itself looks up names with underscores, for example to copy or to print the object.
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        raise WorkerOnlyAttribute(f"{self._name}.{attribute}")
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "_name")
+        return f"{self._name}({shown})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +93,16 @@ class RunFacts:
 
         :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
         """
-        return retriggers_of(task_id, self.conf, self.params)
+        return self._count(task_id, RETRIGGER)
+
+    def recent_retriggers(self, task_id: str) -> RecentRetriggers:
+        """Return the retriggers since the last long run of the chain.
+
+        :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
+        """
+        # An older release of the library has not set the number of recent retriggers.
+        name = RECENT_RETRIGGER if RECENT_RETRIGGER.format(task_id) in self.conf else RETRIGGER
+        return RecentRetriggers(self._count(task_id, name), self.moment("start_date"))
 
     def reference(self, task_id: str, reference_date: str) -> datetime:
         """Return the reference date in UTC.
@@ -103,7 +139,8 @@ class RunFacts:
 
     def context(self) -> dict[str, Any]:
         """Return the part of Airflow's task context that a check receives both on a worker and in a triggerer."""
-        dag_run = SimpleNamespace(
+        dag_run = LimitedNamespace(
+            name="dag_run",
             dag_id=self.dag_id,
             run_id=self.run_id,
             run_type=self.run_type,
@@ -119,23 +156,20 @@ class RunFacts:
             context[name] = self.moment(name)
         if (date := self.moment("logical_date")) is not None:
             context |= {"ds": f"{date:%Y-%m-%d}", "ds_nodash": f"{date:%Y%m%d}", "ts": date.isoformat()}
+            context["ts_nodash"] = f"{date:%Y%m%dT%H%M%S}"
+            context["ts_nodash_with_tz"] = date.isoformat().replace("-", "").replace(":", "")
         return context
 
-
-def retriggers_of(task_id: str, conf: Mapping[str, Any], params: Mapping[str, Any]) -> int:
-    """Return the number of retriggers from the first run of a chain to the run with this conf and these params.
-
-    :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
-    """
-    forced = params.get(f"{task_id}-force-retrigger")
-    name = f"{task_id}-force-retrigger" if forced is not None else RETRIGGER.format(task_id)
-    value = forced if forced is not None else conf.get(name, 0)
-    try:
-        return max(0, int(value))
-    except (TypeError, ValueError):
-        raise InputError(
-            f"the run's conf or params have {name}={value!r}; the value must be a whole number"
-        ) from None
+    def _count(self, task_id: str, key: str) -> int:
+        forced = self.params.get(FORCE_RETRIGGER.format(task_id))
+        name = (key if forced is None else FORCE_RETRIGGER).format(task_id)
+        value = self.conf.get(name, 0) if forced is None else forced
+        try:
+            return max(0, int(value))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"the run's conf or params have {name}={value!r}; the value must be a whole number"
+            ) from None
 
 
 def _parse_moment(name: str, value: Any) -> datetime:

@@ -21,12 +21,17 @@ class Limits:
     :param runtime: the checks end this many seconds after the reference date; None means no limit.
     :param endtime: the checks end at the first occurrence of this time of day after the reference date; ISO 8601, in
         the DAG's timezone; None means no limit.
-    :param maxretrigger: how often a chain of runs may be retriggered; 0 means never, and None means no limit.
+    :param maxretrigger: how often a chain of runs may be retriggered since its last long run; 0 means never, and None
+        means no limit.
+    :param runtime_function: the dotted path of a function that computes `runtime` for each run; None if there is none.
+    :param endtime_function: the dotted path of a function that computes `endtime` for each run; None if there is none.
     """
 
     runtime: float | None = None
     endtime: str | None = None
     maxretrigger: int | None = None
+    runtime_function: str | None = None
+    endtime_function: str | None = None
 
     @classmethod
     def of(cls, runtime: Any, endtime: Any, maxretrigger: Any, prefix: str = "") -> Limits:
@@ -36,7 +41,7 @@ class Limits:
         :raises InputError: if a limit is invalid.
         """
         return cls(
-            _runtime(f"{prefix}runtime", runtime),
+            None if runtime is None else duration(f"{prefix}runtime", runtime),
             _endtime(f"{prefix}endtime", endtime),
             _count(f"{prefix}maxretrigger", maxretrigger),
         )
@@ -69,7 +74,7 @@ class Limits:
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether ``maxretrigger`` allows no further retrigger after `retriggers` retriggers."""
+        """Return whether ``maxretrigger`` allows no further retrigger after `retriggers` recent retriggers."""
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
@@ -120,7 +125,7 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
 
     For example, the next occurrence of 06:00 after 22:00 is on the next day. On the day when daylight saving time
     starts, a time of day that does not exist is moved one hour later. On the day when daylight saving time ends, a
-    time of day that exists twice means its first occurrence.
+    time of day can exist twice; the first of the two occurrences that is after the moment is returned.
 
     :param moment: a datetime with a timezone.
     :param clock: the time of day whose next occurrence is returned. If the time of day has no UTC offset of its own,
@@ -129,15 +134,20 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
     own = clock.tzinfo or zone
     day = moment.astimezone(own).date() - timedelta(days=1)
     while True:
-        candidate = datetime.combine(day, clock.replace(tzinfo=None), tzinfo=own).astimezone(UTC)
-        if candidate > moment:
-            return candidate
+        local = datetime.combine(day, clock.replace(tzinfo=None), tzinfo=own)
+        first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+        # If the time of day does not exist on this day, `second` is earlier, and is not an occurrence.
+        for candidate in (first, max(first, second)):
+            if candidate > moment:
+                return candidate
         day += timedelta(days=1)
 
 
-def _runtime(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
+def duration(name: str, value: Any) -> float:
+    """Return a duration of zero or more in seconds.
+
+    :raises InputError: if the value is not a duration, or is below zero.
+    """
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):

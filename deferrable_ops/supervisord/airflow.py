@@ -8,6 +8,7 @@ import inspect
 import warnings
 from datetime import time, timedelta
 from pathlib import Path
+from types import FunctionType
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -41,6 +42,7 @@ from deferrable_ops.supervisord.values import (
 
 _Count = Annotated[int, Field(ge=0)]
 _Length = Annotated[timedelta, Field(gt=timedelta(0))]
+_Pause = Annotated[timedelta, Field(ge=timedelta(0))]
 _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
 
@@ -59,6 +61,15 @@ def _time_of_day(value: Any) -> Any:
     if isinstance(value, int) and 0 <= value < 86400:
         return time(value // 3600, value // 60 % 60, value % 60)
     return value
+
+
+def _path_of_function(value: Any) -> Any:
+    return f"{value.__module__}:{value.__qualname__}" if isinstance(value, FunctionType) else value
+
+
+_FunctionPath = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*(\.[^\W\d]\w*)*$")]
+# A string such as "PT5M" or "23:30" is a value, and any other string is the path of a function.
+_FUNCTION_OR_VALUE: Final = (Field(union_mode="left_to_right"), BeforeValidator(_path_of_function))
 
 
 def _pool_name(value: Any) -> Any:
@@ -145,7 +156,14 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         another run of itself, and the programs keep running.
     :param runtime: how long the programs run, counted from the date that ``reference_date`` names; None means no limit.
     :param endtime: time of day at which the programs are stopped; None means that no time of day stops the programs.
-    :param maxretrigger: how often the DAG may trigger another run of itself; None means no limit.
+        ``runtime`` and ``endtime`` can also be a function of an installed package, or its dotted path. The function
+        computes the limit of each DAG run.
+    :param maxretrigger: how often the DAG may trigger another run of itself since its last run that was longer than
+        ``retrigger_reset_after``; None means no limit.
+    :param retrigger_delay: the pause before the second of these runs; 0 means no pauses. The first run has no pause.
+        Each further pause is twice as long, but at most 10 minutes. The programs are restarted after the pause.
+    :param retrigger_reset_after: after a DAG run that is longer than this, the next retrigger has no pause, and the
+        retriggers are counted from 0.
     :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run, unless the DAG
         triggers another run of itself.
     :param cleanup: whether to remove ``working_dir`` after supervisord has stopped; requires ``stop_on_exit``.
@@ -168,9 +186,11 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     airflow: AirflowConfiguration = Field(default_factory=AirflowConfiguration)
     check_interval: _Length = timedelta(seconds=5)
     check_timeout: _Length = timedelta(hours=8)
-    runtime: _Length | None = None
-    endtime: Annotated[time | None, BeforeValidator(_time_of_day)] = None
+    runtime: Annotated[_Length | _FunctionPath | None, *_FUNCTION_OR_VALUE] = None
+    endtime: Annotated[time | _FunctionPath | None, *_FUNCTION_OR_VALUE, BeforeValidator(_time_of_day)] = None
     maxretrigger: _Count | None = None
+    retrigger_delay: _Pause = timedelta(seconds=10)
+    retrigger_reset_after: _Pause = timedelta(minutes=10)
     reference_date: Literal["start_date", "logical_date", "data_interval_end"] = "data_interval_end"
     stop_on_exit: bool = True
     cleanup: bool = True

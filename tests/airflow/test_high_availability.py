@@ -157,6 +157,37 @@ def test_retriggers_end_with_maxretrigger(script: Script) -> None:
 
 
 @once
+def test_check_that_raises_is_retriggered_after_longer_and_longer_pauses_with_its_conf(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    script = Script(airflow, tmp_path / "crashes.json")
+    script.start("ha_crashes", venue="LSE", desk="swaps")
+
+    runs = script.ended("ha_crashes", "failed", "failed", "failed")
+    ends = [
+        [
+            datetime.fromisoformat(run.task(task_id).attributes["end_date"])
+            for task_id in ("ha", "ha-retrigger-fail")
+        ]
+        for run in runs
+    ]
+    checked, retriggered = ends[1]
+    assert (retriggered - checked).total_seconds() >= 12
+    assert ["The next DAG run starts in" in run.task("ha-retrigger-fail").log() for run in runs[:2]] == [
+        False,
+        True,
+    ]
+    # The required param has no default, so each task starts on a worker; the pause is in the triggerer.
+    assert sum(task_id == "ha-retrigger-fail" for task_id, _ in runs[1].worker_starts()) == 2
+    confs = [run.client.get(run.path)["conf"] for run in runs]
+    assert [(conf["venue"], conf["desk"], conf.get("again")) for conf in confs] == [
+        ("LSE", "swaps", None),
+        ("LSE", "swaps", True),
+        ("LSE", "swaps", True),
+    ]
+
+
+@once
 def test_maxretrigger_of_zero_means_none(script: Script) -> None:
     script.says(("pass", "retrigger"))
     script.start("ha_never_again")

@@ -109,13 +109,15 @@ def test_troubled_checks_fail_their_runs_and_others_go_on(airflow: RealAirflow, 
     airflow.trigger("ha", {"file": str(other)}).wait_for("success")
 
 
-def test_check_in_a_thread_can_ask_airflow(airflow: RealAirflow) -> None:
+def test_checks_in_a_thread_and_on_the_loop_can_ask_airflow(airflow: RealAirflow) -> None:
+    airflow.client.post("/variables", {"key": "ha_venue", "value": "LSE"})
     airflow.client.post(
         "/connections", {"connection_id": "ha_service", "conn_type": "http", "host": "service.example.com"}
     )
     run = airflow.trigger("ha_asks_airflow").wait_for("success")
 
     assert run.worker_starts() == [("number", 1)]
+    assert run.task("on_the_loop").xcom() == ["pass", "stop"]
 
 
 @pytest.mark.long

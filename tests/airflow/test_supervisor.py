@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -59,6 +60,33 @@ def step(run: Run, name: str) -> Task:
     return run.task(task_id)
 
 
+# A retrigger keeps it.
+CONF = {"venue": "LSE"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
+def test_program_that_always_crashes_is_started_again_after_longer_and_longer_pauses(
+    airflow: RealAirflow,
+) -> None:
+    airflow.trigger("sup_crashes")
+    wait_until(
+        lambda: [run.state for run in chain(airflow, "sup_crashes")] == ["failed"] * 3,
+        "three runs of sup_crashes to end",
+        timeout=240,
+    )
+    runs = chain(airflow, "sup_crashes")
+    gates = [run.task("sup_crashes-check-programs-retrigger-fail") for run in runs[:2]]
+    assert ["The next DAG run starts in" in gate.log() for gate in gates] == [False, True]
+    ended, retriggered = (
+        datetime.fromisoformat(task.attributes["end_date"])
+        for task in (runs[1].task("sup_crashes-check-programs"), gates[1])
+    )
+    assert (retriggered - ended).total_seconds() >= 12
+    assert [run.worker_processes() for run in runs] == [1, 1, 0]
+    assert steps(runs[-1], *STOPS) == dict.fromkeys(STOPS, "success")
+
+
 def chain(airflow: RealAirflow, dag_id: str) -> list[Run]:
     rows = airflow.client.get(f"/dags/{dag_id}/dagRuns", order_by="id", limit=100)["dag_runs"]
     return [Run(airflow.client, dag_id, row["dag_run_id"]) for row in rows]
@@ -73,7 +101,7 @@ def has_sshd(airflow: RealAirflow) -> bool:
 def test_programs_that_end_well_fail_or_are_started_again_take_no_worker_and_leave_nothing(
     airflow: RealAirflow,
 ) -> None:
-    ends, fails, _restarts = (airflow.trigger(f"sup_{name}") for name in ("ends", "fails", "restarts"))
+    ends, fails, _restarts = (airflow.trigger(f"sup_{name}", CONF) for name in ("ends", "fails", "restarts"))
 
     ends_well(airflow, ends)
     fails.wait_for("failed", timeout=180)
@@ -94,7 +122,7 @@ def test_each_run_ends_as_its_programs_do_and_leaves_nothing(airflow: RealAirflo
     ended = [f"{kind}_{name}" for name in ENDED for kind in (kinds if full_load else KINDS[:1])]
     alone = ["sup_ends", "sup_goes_on", "example_supervisor"]
     pairs = [f"{kind}_{name}" for name in ("restarts", "force_killed") for kind in kinds]
-    runs = {dag_id: airflow.trigger(dag_id) for dag_id in [*alone, *ended, *pairs]}
+    runs = {dag_id: airflow.trigger(dag_id, CONF) for dag_id in [*alone, *ended, *pairs]}
     over_ssh = [airflow.trigger(dag_id) for dag_id in BY_SSH] if has_sshd(airflow) else []
 
     ends_well(airflow, runs["sup_ends"])
@@ -174,6 +202,7 @@ def program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord
     [(started, attempt)] = first.worker_starts()
     assert (started.rpartition(".")[2], attempt) == (f"{dag_id}-check-programs-retrigger-fail", 1)
     assert step(second, "start-supervisor").xcom()["started"] is False  # it was adopted
+    assert second.client.get(second.path)["conf"]["venue"] == CONF["venue"]
     assert second.worker_processes() == 0
     assert Place.of(airflow, second).is_clean()
 

@@ -13,10 +13,14 @@ from typing import Any
 from deferrable_ops.exceptions import InputError
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*(\.[^\W\d]\w*)*)?")
+_FUNCTION_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*(\.[^\W\d]\w*)*")
 
-FIX = (
+IMPORT_FIX = (
     "to run the check in the triggerer, move the function into an installed package or the plugins folder, then pass "
     "the function or its dotted path"
+)
+USE_FIX = (
+    "to run the check in the triggerer, use only what a check gets there, such as params and ti.xcom_pull"
 )
 
 
@@ -32,32 +36,47 @@ def validate_path(path: str) -> str:
     return path
 
 
-def triggerer_import_problem(check: Callable[..., Any], dag_file: str | None) -> str | None:
+def is_function_path(value: Any) -> bool:
+    """Return whether a value is the dotted path of a function."""
+    return isinstance(value, str) and _FUNCTION_PATH.fullmatch(value) is not None
+
+
+def find_imported(path: str) -> Callable[..., Any] | None:
+    """Return the function that a dotted path names if its module is already imported; otherwise return None."""
+    module = path.partition(":")[0] if ":" in path else path.rpartition(".")[0]
+    found = _resolve(path) if module in sys.modules else None
+    return found if callable(found) else None
+
+
+def triggerer_import_problem(
+    check: Callable[..., Any], dag_file: str | None, argument: str = "python_callable"
+) -> str | None:
     """Return why a triggerer cannot import a check function; None if a triggerer can import the function.
 
     The ``sys.path`` of a triggerer contains neither the DAG file nor the folder of the DAG file. So if a module was
     found through the entry of ``sys.path`` that contains the DAG file, only workers can import the module.
 
     :param dag_file: the path of the DAG file that creates the operator; None if this path is unknown.
+    :param argument: the operator's argument that contains the function.
     """
     name = getattr(check, "__qualname__", None)
     module = sys.modules.get(getattr(check, "__module__", None) or "")
     if not (inspect.isfunction(check) or inspect.isclass(check)) or name is None:
-        return f"python_callable is a {type(check).__name__}, not a function of a module"
+        return f"{argument} is a {type(check).__name__}, not a function of a module"
     if name.endswith("<lambda>"):
-        return "python_callable is a lambda"
+        return f"{argument} is a lambda"
     if "<locals>" in name:
-        return f"python_callable is defined inside a function ({name})"
+        return f"{argument} is defined inside a function ({name})"
     if module is None or _resolve(f"{module.__name__}:{name}") is not check:
-        return f"python_callable cannot be imported from its module under the name {name}"
+        return f"{argument} cannot be imported from its module under the name {name}"
     file = getattr(module, "__file__", None)
     if file is None:
-        return f"python_callable is in the module {module.__name__}, which has no file"
+        return f"{argument} is in the module {module.__name__}, which has no file"
     if module.__name__.partition(".")[0] == "deferrable_ops":
         # The library itself is installed on every machine that runs its triggers.
         return None
     if module.__name__ == "__main__" or _is_in_dags_folder(Path(file).resolve(), dag_file):
-        return f"python_callable is in {Path(file).name}, which only workers can import"
+        return f"{argument} is in {Path(file).name}, which only workers can import"
     return None
 
 

@@ -24,6 +24,10 @@ class HighAvailabilityGate(TriggererOperator):
 
     trigger_class: ClassVar[type[TaskTrigger]] = HighAvailabilityGateTrigger
 
+    # Only a gate that starts a DAG run sets these attributes.
+    backoff: dict[str, Any] | None = None
+    run_facts: dict[str, Any] | None = None
+
     def __init__(
         self, *, check_task_id: str, result: Result, action: Action | None, fails: bool = False, **kwargs: Any
     ) -> None:

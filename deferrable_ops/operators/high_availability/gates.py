@@ -34,12 +34,14 @@ class Gates:
 
 
 def make_gates(
-    check: Any, given: Mapping[str, Any], on_pass: Mapping[str, Any], on_fail: Mapping[str, Any]
+    check: Any, given: Mapping[str, Any], conf: Any, on_pass: Mapping[str, Any], on_fail: Mapping[str, Any]
 ) -> Gates:
     """Create the gates of a check in the check's DAG and task group, and place the gates downstream of the check.
 
     :param check: the HighAvailabilityOperator.
     :param given: the arguments of the check. Some of these arguments apply to the gates too.
+    :param conf: the conf that is merged into the conf of the next DAG run; None if the conf stays the same. A conf in
+        `on_pass` or `on_fail` replaces both confs.
     :param on_pass: arguments of the TriggerDagRunOperator that starts the DAG again after PASS.
     :param on_fail: arguments of the TriggerDagRunOperator that starts the DAG again after FAIL.
     """
@@ -69,10 +71,13 @@ def make_gates(
 
     def retrigger(result: Result, wanted: Mapping[str, Any]) -> HighAvailabilityRetrigger:
         default = {"trigger_dag_id": dag.dag_id, "trigger_rule": "all_success", **shared}
+        replaces = wanted.get("conf") is not None
+        chosen_conf = {"conf": wanted["conf"] if replaces else conf, "replaces_conf": replaces}
         return HighAvailabilityRetrigger(
-            **{**default, **wanted, **common(f"retrigger-{result.value}", result)},
+            **{**default, **wanted, **chosen_conf, **common(f"retrigger-{result.value}", result)},
             action=Action.RETRIGGER,
             reference_date=check.reference_date,
+            backoff=check.backoff,
         )
 
     gates = Gates(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from airflow.sdk import Param
 
@@ -13,6 +14,7 @@ from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability import Action, Result
 from deferrable_ops.high_availability.check_evaluator import CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.limit_functions import compute_limits
 from deferrable_ops.high_availability.limits import Limits, check_reference_date
 from deferrable_ops.high_availability.poll_schedule import (
     DEFAULT_MAX_WAIT,
@@ -20,13 +22,23 @@ from deferrable_ops.high_availability.poll_schedule import (
     PollSchedule,
     check_jitter,
 )
+from deferrable_ops.high_availability.retrigger_backoff import (
+    DEFAULT_DELAY,
+    DEFAULT_RESET_AFTER,
+    RetriggerBackoff,
+)
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.operators.base import TriggererOperator, seconds
 from deferrable_ops.operators.high_availability.check_callables import (
+    IMPORT_FIX,
+    USE_FIX,
     dotted_path,
+    find_imported,
+    is_function_path,
     triggerer_import_problem,
     validate_path,
 )
+from deferrable_ops.operators.high_availability.check_source import CheckSource, source_at, source_of
 from deferrable_ops.operators.high_availability.gate import HighAvailabilityGate
 from deferrable_ops.operators.high_availability.gates import make_gates
 from deferrable_ops.operators.high_availability.worker_check import check_on_worker
@@ -38,6 +50,12 @@ if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
 
     from deferrable_ops.operators.high_availability.retrigger import HighAvailabilityRetrigger
+
+_REPLACEMENTS: Final = {
+    "silent_fail": "catch the exception in the check and return (Result.FAIL, Action.CONTINUE), or use "
+    "failure_threshold=, which also counts exceptions",
+    "never_fail": "catch the exception in the check and raise AirflowSkipException, which skips the task and its gates",
+}
 
 
 class HighAvailabilityOperator(TriggererOperator):
@@ -65,12 +83,24 @@ class HighAvailabilityOperator(TriggererOperator):
     :param endtime: the run ends as PASS/STOP at the next occurrence of this time of day after the reference date, in
         the DAG's timezone; a datetime.time or a string. With ``endtime="06:00"`` and a reference date at 22:00, the
         DAG run ends on the next day.
-    :param maxretrigger: how often the DAG may be started again after the first run of a chain; 0 means never. After
-        `maxretrigger` such starts, the action RETRIGGER is replaced by STOP.
+        Both `runtime` and `endtime` can also be a function of an installed package, or its dotted path. The function is
+        called in the triggerer with those of ``dag_run``, ``params``, ``run_id``, ``logical_date``, ``ds``,
+        ``reference_date`` and the like that its signature accepts, and returns the limit of the run, or None.
+    :param maxretrigger: how often the DAG may be started again since the last run of the chain that was longer than
+        `retrigger_reset_after`, or since the first run of the chain; 0 means never. After `maxretrigger` such starts,
+        the action RETRIGGER is replaced by STOP.
+    :param retrigger_delay: the pause between the second of these starts and the end of the checks before it, as a
+        timedelta or in seconds; 10 seconds by default. The first start has no pause. Each further pause is twice as
+        long, but at most 10 minutes. With 0, there are no pauses.
+    :param retrigger_reset_after: after a DAG run that is longer than this, the DAG is started again without a pause,
+        and the starts are counted from 0; a timedelta or seconds; 10 minutes by default.
     :param reference_date: which date of the first DAG run of a chain is the reference date for `runtime` and
         `endtime`; one of ``data_interval_end`` (the default), ``logical_date`` and ``start_date``.
+    :param conf: a dict, or a JSON object as a string, that is merged into the conf of this DAG run to get the conf of
+        the next DAG run; templated. A key of `conf` replaces the equal key of this run's conf. By default, the next run
+        keeps the conf, and thus the params, of this run.
     :param pass_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after PASS, such as
-        ``trigger_dag_id`` and ``conf`` (a dict, or a JSON object as a string; templated).
+        ``trigger_dag_id``. A ``conf`` in these arguments replaces the conf of this DAG run and the argument `conf`.
     :param fail_trigger_kwargs: arguments of the TriggerDagRunOperator that starts the DAG again after FAIL.
     :param failure_threshold: how many FAILs in a row are needed before the check's action is carried out.
     :param success_threshold: how many PASSes in a row are needed before the check's action is carried out.
@@ -82,6 +112,7 @@ class HighAvailabilityOperator(TriggererOperator):
     :param soft_fail: whether the task is skipped after `timeout`, instead of starting the DAG again.
     :param mode: ignored, because the task never waits on a worker. The argument `mode` is accepted for compatibility
         with the package airflow-ha.
+    :param silent_fail: not supported; True is refused with a replacement, as for `never_fail`.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -96,6 +127,7 @@ class HighAvailabilityOperator(TriggererOperator):
         self,
         *,
         python_callable: Callable[..., Any] | str,
+        conf: Mapping[str, Any] | str | None = None,
         pass_trigger_kwargs: Mapping[str, Any] | None = None,
         fail_trigger_kwargs: Mapping[str, Any] | None = None,
         op_args: Sequence[Any] | None = None,
@@ -104,9 +136,11 @@ class HighAvailabilityOperator(TriggererOperator):
         poke_interval: timedelta | float = DEFAULT_POLL_INTERVAL,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
         check_timeout: timedelta | float = DEFAULT_CHECK_TIMEOUT,
-        runtime: timedelta | float | None = None,
-        endtime: time | str | None = None,
+        runtime: timedelta | float | str | Callable[..., Any] | None = None,
+        endtime: time | str | Callable[..., Any] | None = None,
         maxretrigger: int | None = None,
+        retrigger_delay: timedelta | float = DEFAULT_DELAY,
+        retrigger_reset_after: timedelta | float = DEFAULT_RESET_AFTER,
         reference_date: str = "data_interval_end",
         failure_threshold: int = 1,
         success_threshold: int = 1,
@@ -115,14 +149,32 @@ class HighAvailabilityOperator(TriggererOperator):
         jitter: float = 0.0,
         soft_fail: bool = False,
         mode: str = "poke",
+        silent_fail: bool = False,
+        never_fail: bool = False,
         **kwargs: Any,
     ) -> None:
+        for name, value in (("silent_fail", silent_fail), ("never_fail", never_fail)):
+            if value:
+                raise InputError(f"{name}=True is not supported; {_REPLACEMENTS[name]}")
         given = dict(kwargs)
         kwargs.setdefault("trigger_rule", "none_failed")
         super().__init__(timeout=timeout, **kwargs)
         self.poke_interval = seconds("poke_interval", poke_interval)
         self.check_timeout = seconds("check_timeout", check_timeout)
-        self.limits = Limits.of(runtime, endtime, maxretrigger)
+        functions = {
+            "runtime": self._limit_function("runtime", runtime),
+            "endtime": self._limit_function("endtime", endtime),
+        }
+        self.limits = replace(
+            Limits.of(
+                None if functions["runtime"] else runtime,
+                None if functions["endtime"] else endtime,
+                maxretrigger,
+            ),
+            runtime_function=functions["runtime"],
+            endtime_function=functions["endtime"],
+        )
+        self.backoff = RetriggerBackoff.of(retrigger_delay, retrigger_reset_after)
         self.reference_date = check_reference_date(reference_date)
         self.thresholds = Thresholds.of(success_threshold, failure_threshold)
         self.pace = PollSchedule(
@@ -139,7 +191,7 @@ class HighAvailabilityOperator(TriggererOperator):
                 f"the task {self.task_id!r} has no DAG; create it inside `with DAG(...)`, or pass dag="
             )
         self._add_params(dag)
-        self._gates = make_gates(self, given, pass_trigger_kwargs or {}, fail_trigger_kwargs or {})
+        self._gates = make_gates(self, given, conf, pass_trigger_kwargs or {}, fail_trigger_kwargs or {})
 
     @classmethod
     def partial(cls, **_: Any) -> NoReturn:
@@ -163,9 +215,7 @@ class HighAvailabilityOperator(TriggererOperator):
 
         A gate with an ``on_skipped_callback`` must start, because the scheduler does not call this callback.
         """
-        return not any(
-            task.on_skipped_callback for task in (self, self.retrigger_pass, self.retrigger_fail)
-        )
+        return not any(task.on_skipped_callback for task in (self, self.retrigger_pass, self.retrigger_fail))
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -206,11 +256,14 @@ class HighAvailabilityOperator(TriggererOperator):
         :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
         """
         facts = RunFacts.of(context)
-        limits = facts.limits(self.task_id, self.limits)
+        computed = compute_limits(self.task_id, facts, self.limits, self.reference_date)
+        limits = facts.limits(self.task_id, computed)
         end = limits.end(facts.reference(self.task_id, self.reference_date), self._timezone())
-        if end is not None and end[0] <= datetime.now(UTC):
+        now = datetime.now(UTC)
+        if end is not None and end[0] <= now:
             return Result.PASS, Action.STOP
-        return (None, Action.STOP) if limits.is_last(facts.retriggers(self.task_id)) else None
+        recent = facts.recent_retriggers(self.task_id).at(now, self.backoff.reset_after)
+        return (None, Action.STOP) if limits.is_last(recent) else None
 
     def get_retrigger_count(self, **context: Any) -> int:
         """Return how often the DAG was started again in this chain of runs, up to this DAG run.
@@ -233,7 +286,7 @@ class HighAvailabilityOperator(TriggererOperator):
         """
         facts = RunFacts.of(context)
         if self.worker_check_reason is not None:
-            return check_on_worker(self, context, facts, self._rules())
+            return check_on_worker(self, context, facts, self._computed_rules(facts))
         self.run_facts = facts.as_json()
         return super().execute(context)
 
@@ -242,12 +295,14 @@ class HighAvailabilityOperator(TriggererOperator):
 
         :raises TaskDeferred: if a further check is needed.
         """
-        return check_on_worker(self, context, RunFacts.of(context), self._rules())
+        facts = RunFacts.of(context)
+        return check_on_worker(self, context, facts, self._computed_rules(facts))
 
     def _set_check(self, given: Any) -> None:
         self.python_callable: Callable[..., Any] | None = None
         self.check: str | None = None
         self.worker_check_reason: str | None = None
+        self.worker_check_fix = IMPORT_FIX
         if isinstance(given, ReadyCheck):
             if self.op_args or self.op_kwargs:
                 raise InputError(
@@ -257,9 +312,18 @@ class HighAvailabilityOperator(TriggererOperator):
             self.check, self.op_kwargs = given.path(), given.arguments()
         elif isinstance(given, str):
             self.check = validate_path(given)
+            if (used := self._worker_only_use(source_at(given))) is not None:
+                raise InputError(
+                    f"python_callable={given!r} uses {used}, which a triggerer does not have; pass the function itself "
+                    "instead of its path, and the check runs on a worker"
+                )
         elif callable(given):
             dag = self.get_dag()
             self.worker_check_reason = triggerer_import_problem(given, None if dag is None else dag.fileloc)
+            used = self._worker_only_use(source_of(given))
+            if self.worker_check_reason is None and used is not None:
+                self.worker_check_reason = f"python_callable uses {used}, which a triggerer does not have"
+                self.worker_check_fix = USE_FIX
             self.python_callable = given
             self.check = None if self.worker_check_reason else dotted_path(given)
         else:
@@ -271,8 +335,38 @@ class HighAvailabilityOperator(TriggererOperator):
             for name in self.template_fields:
                 require_serializable(name, getattr(self, name))
 
+    def _limit_function(self, name: str, value: Any) -> str | None:
+        """Return the dotted path of the function that computes a limit; None if the limit is not a function."""
+        if not callable(value) and not is_function_path(value):
+            return None
+        dag = self.get_dag()
+        function = find_imported(value) if isinstance(value, str) else value
+        problem = None
+        if function is not None:
+            problem = triggerer_import_problem(function, None if dag is None else dag.fileloc, name)
+        if problem is not None:
+            raise InputError(
+                f"{problem}, so a triggerer cannot call it; move the function into an installed package or the plugins "
+                f"folder, then pass the function or its dotted path"
+            )
+        return value if isinstance(value, str) else dotted_path(value)
+
+    def _computed_rules(self, facts: RunFacts) -> CheckRules:
+        limits = compute_limits(self.task_id, facts, self.limits, self.reference_date)
+        return replace(self._rules(), limits=limits)
+
+    def _worker_only_use(self, source: CheckSource) -> str | None:
+        return source.worker_only_use(self.op_args or [], self.op_kwargs or {})
+
     def _rules(self) -> CheckRules:
-        return CheckRules(self.limits, self.reference_date, self._timezone(), self.thresholds, self.pace)
+        return CheckRules(
+            self.limits,
+            self.reference_date,
+            self._timezone(),
+            self.thresholds,
+            self.pace,
+            self.backoff,
+        )
 
     def _timezone(self) -> str:
         dag = self.get_dag()

@@ -7,14 +7,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 from airflow.sdk.execution_time.timeout import timeout
 
-from deferrable_ops.high_availability.check_calls import accepted_kwargs, parse_result
+from deferrable_ops.exceptions import InputError
+from deferrable_ops.high_availability.check_calls import accepted_kwargs, parse_result, require_parameters
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
 from deferrable_ops.high_availability.results import (
@@ -28,8 +29,7 @@ from deferrable_ops.high_availability.results import (
 from deferrable_ops.inbox import Inbox, NewWait, Wait, WaitState, use_inbox
 from deferrable_ops.inbox.large_values import run_sync
 from deferrable_ops.operators.base import attempt_of, finish, register_on_worker
-from deferrable_ops.operators.high_availability.check_callables import FIX
-from deferrable_ops.outcome import Outcome, Skip, Success
+from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.high_availability.triggers import FEATURE, HighAvailabilityPauseTrigger
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class WorkerCheckTask(Protocol):
     templates_dict: dict[str, Any] | None
     soft_fail: bool
     worker_check_reason: str | None
+    worker_check_fix: str
 
     @property
     def log(self) -> Any:
@@ -72,7 +73,9 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
     if wait.outcome is not None:
         return finish(wait.id, wait.outcome)
     if wait.progress is None:
-        task.log.warning("Each check runs on a worker because %s; %s", task.worker_check_reason, FIX)
+        task.log.warning(
+            "Each check runs on a worker because %s; %s", task.worker_check_reason, task.worker_check_fix
+        )
     evaluator = CheckEvaluator(task.task_id, facts, rules, wait.progress)
     now = datetime.now(UTC)
     decision = evaluator.at_limit(now)
@@ -85,6 +88,8 @@ def check_on_worker(task: WorkerCheckTask, context: Context, facts: RunFacts, ru
             checked = _checked(task, context)
         except AirflowSkipException as skip:
             return _ended(wait, Skip(str(skip) or "the check raised AirflowSkipException"))
+        except InputError as error:
+            return _ended(wait, Failure(str(error), retryable=False))
         task.log.info("The check returned %s/%s", *checked)
         decision = evaluator.evaluate(checked, datetime.now(UTC))
     if decision is None:
@@ -116,16 +121,21 @@ def _is_over(wait: Wait, now: datetime) -> bool:
 
 
 def _checked(task: WorkerCheckTask, context: Context) -> CheckResult:
-    check, args = task.python_callable, task.op_args or ()
-    assert check is not None
+    check: Any = task.python_callable
+    args: Sequence[Any] = task.op_args or ()
     given = {**context, **(task.op_kwargs or {}), "templates_dict": task.templates_dict}
+    if not inspect.isclass(check):
+        require_parameters(check, args, given)
     try:
         limit = timeout(task.check_timeout, f"check_timeout={task.check_timeout:g} s is over")  # type: ignore[no-untyped-call]
         with limit:
+            if inspect.isclass(check):
+                check, args, given = check(*args, **(task.op_kwargs or {})), (), dict(context)
+                require_parameters(check, args, given)
             returned = check(*args, **accepted_kwargs(check, args, given))
             if inspect.iscoroutine(returned):
                 returned = asyncio.run(returned)
-    except AirflowSkipException:
+    except (AirflowSkipException, InputError):
         raise
     except (Exception, SystemExit, AirflowTaskTimeout) as error:
         task.log.error(

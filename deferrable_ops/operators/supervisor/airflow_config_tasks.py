@@ -5,17 +5,20 @@ If airflow-pydantic is not installed, the models are plain pydantic models, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
-from importlib import import_module
-from importlib.util import find_spec
-from types import FunctionType
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WrapSerializer
+from pydantic import BeforeValidator, ConfigDict, Field, WrapSerializer
 
-from deferrable_ops.exceptions import InputError
-from deferrable_ops.operators.supervisor.hosts import resolve_callable, run_query
+from deferrable_ops.operators.airflow_config_models import (
+    AS_PATH,
+    AS_PLAIN_DATA,
+    Task,
+    TaskArgs,
+    resolve_callable,
+    subclass_of,
+)
+from deferrable_ops.operators.supervisor.hosts import run_query
 from deferrable_ops.operators.supervisor.supervisor import Supervisor, SupervisorSSH
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration, SupervisorSSHAirflowConfiguration
 
@@ -30,47 +33,6 @@ __all__ = [
     "SupervisorTaskArgs",
 ]
 
-_AIRFLOW_PYDANTIC: Final[Any] = import_module("airflow_pydantic") if find_spec("airflow_pydantic") else None
-
-
-class _PlainTaskArgs(BaseModel, extra="allow"):
-    """Replaces the class TaskArgs of airflow-pydantic if airflow-pydantic is not installed."""
-
-
-class _PlainTask(_PlainTaskArgs):
-    """Replaces the class Task of airflow-pydantic if airflow-pydantic is not installed."""
-
-    task_id: str | None = None
-    operator: Callable[..., Any]
-
-    def instantiate(self, **kwargs: Any) -> Any:
-        """Create the tasks.
-
-        :param kwargs: ``dag``, and other arguments of the operator. Each of these arguments replaces the field of this
-            model that has the argument's name.
-        """
-        return self.operator(**{**self.model_dump(exclude_unset=True, exclude={"operator"}), **kwargs})
-
-
-_TaskArgs: Any = _AIRFLOW_PYDANTIC.TaskArgs if _AIRFLOW_PYDANTIC else _PlainTaskArgs
-_Task: Any = _AIRFLOW_PYDANTIC.Task if _AIRFLOW_PYDANTIC else _PlainTask
-
-
-def _subclass_of(kind: type) -> Any:
-    def check(value: Any) -> Any:
-        found = resolve_callable(value)
-        if not (isinstance(found, type) and issubclass(found, kind)):
-            raise InputError(
-                f"operator={value!r} is not {kind.__name__} or a subclass; give one of these classes"
-            )
-        return found
-
-    return BeforeValidator(check)
-
-
-def _path_of(value: Any) -> Any:
-    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, (type, FunctionType)) else value
-
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
@@ -80,11 +42,10 @@ def _plain(value: Any) -> Any:
 
 # airflow-pydantic renders a dump as Python code. The repr of an enum member is not valid Python code.
 _AsPlainData: Final = WrapSerializer(lambda value, write: _plain(write(value)))
-_AsPath: Final = PlainSerializer(_path_of, when_used="json")
-_HostOrPort: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolve_callable(value))), _AsPath]
+_HostOrPort: Any = Annotated[Any, BeforeValidator(lambda value: run_query(resolve_callable(value))), AS_PATH]
 
 
-class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
+class SupervisorTaskArgs(TaskArgs):  # type: ignore[misc]
     """The fields of a :class:`SupervisorTask`: the supervisord's configuration, and operator arguments for all tasks of
     the Supervisor.
     """
@@ -92,9 +53,10 @@ class SupervisorTaskArgs(_TaskArgs):  # type: ignore[misc]
     model_config = ConfigDict(extra="allow")
 
     cfg: Annotated[SupervisorAirflowConfiguration, _AsPlainData]
+    conf: Annotated[dict[str, Any] | str | None, AS_PLAIN_DATA] = None
 
 
-class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
+class SupervisorTask(Task, SupervisorTaskArgs):  # type: ignore[misc]
     """A pydantic model that describes a :class:`Supervisor` in a YAML file. ``instantiate(dag=dag)`` creates the
     Supervisor in a DAG; airflow-config calls this method for DAGs in YAML files.
 
@@ -102,12 +64,12 @@ class SupervisorTask(_Task, SupervisorTaskArgs):  # type: ignore[misc]
         tasks do not contain this `task_id`. These ids begin with `name`, or with the DAG's id if `name` is not given.
     """
 
-    operator: Annotated[type, _subclass_of(Supervisor), _AsPath] = Field(
+    operator: Annotated[type, subclass_of(Supervisor), AS_PATH] = Field(
         default=Supervisor, validate_default=True
     )
 
 
-class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
+class SupervisorSSHTaskArgs(TaskArgs):  # type: ignore[misc]
     """Arguments of a :class:`SupervisorSSH`.
 
     :param host: the machine on which supervisord runs: a host name, a Host or HostQuery of airflow-pydantic, a function
@@ -120,16 +82,17 @@ class SupervisorSSHTaskArgs(_TaskArgs):  # type: ignore[misc]
     model_config = ConfigDict(extra="allow")
 
     cfg: Annotated[SupervisorSSHAirflowConfiguration, _AsPlainData]
+    conf: Annotated[dict[str, Any] | str | None, AS_PLAIN_DATA] = None
     host: _HostOrPort = None
     port: _HostOrPort = None
 
 
-class SupervisorSSHTask(_Task, SupervisorSSHTaskArgs):  # type: ignore[misc]
+class SupervisorSSHTask(Task, SupervisorSSHTaskArgs):  # type: ignore[misc]
     """A pydantic model that describes a :class:`SupervisorSSH` in a YAML file. ``instantiate(dag=dag)`` creates the
     tasks in a DAG; airflow-config calls this method for DAGs in YAML files.
     """
 
-    operator: Annotated[type, _subclass_of(SupervisorSSH), _AsPath] = Field(
+    operator: Annotated[type, subclass_of(SupervisorSSH), AS_PATH] = Field(
         default=SupervisorSSH, validate_default=True
     )
 

@@ -6,7 +6,6 @@ function.
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,19 +49,6 @@ def port_number(given: Any) -> int | str | None:
             "function that returns a port number or such an object"
         )
     return port
-
-
-def resolve_callable(path: Any) -> Any:
-    """Return the function that a dotted path names, for example ``my_package.hosts.first_host``. If `path` names no
-    function, return `path` unchanged: it may be a host name with dots.
-    """
-    if not isinstance(path, str) or "." not in path:
-        return path
-    try:
-        found = pkgutil.resolve_name(path)
-    except (AttributeError, ImportError, ValueError):
-        return path
-    return found if callable(found) else path
 
 
 def run_query(given: Any) -> Any:

@@ -50,9 +50,9 @@ class SupervisorStepOperator(TriggererOperator):
         secrets, the serialized DAG contains the configuration only in encrypted form.
     :param check_task_id: the id of the task that watches the programs. With this id, the step reads from the DAG run
         how many times that task has triggered the DAG again.
-    :param rules: for a start step, the limits ``runtime`` and ``endtime`` of the task `check_task_id`, from
-        :meth:`CheckRules.as_json`; None for all other steps. When one of these limits is over, a start step succeeds
-        without starting anything.
+    :param rules: for a step that starts programs, the limits ``runtime`` and ``endtime`` of the task `check_task_id`,
+        from :meth:`CheckRules.as_json`; None for all other steps. When one of these limits is over, such a step
+        succeeds without starting anything.
     :param gate_task_id: the id of the task that decides whether this step runs; None if this step does not depend on
         such a task. For a teardown step, this is the task ``teardown``. For the step "force-kill", this is the task
         "force-kill-dag", which always skips itself.
@@ -144,6 +144,8 @@ class SupervisorCheckOperator(HighAvailabilityOperator):
             "runtime": cfg.runtime,
             "endtime": cfg.endtime,
             "maxretrigger": cfg.maxretrigger,
+            "retrigger_delay": cfg.retrigger_delay,
+            "retrigger_reset_after": cfg.retrigger_reset_after,
             "reference_date": cfg.reference_date,
             # If a start step failed, the programs do not run, so the check cannot watch them.
             "trigger_rule": "all_success",

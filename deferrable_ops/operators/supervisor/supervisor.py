@@ -47,6 +47,9 @@ class Supervisor(Pipeline):
     :param dag: the DAG; by default the DAG of the surrounding ``with DAG(...)``.
     :param cfg: the configuration, or a dict with its fields. If the configuration has no ``working_dir``, the library
         chooses a working directory whose name contains the DAG's id and `name`.
+    :param conf: a dict, or a JSON object as a string, that is merged into the conf of this DAG run to get the conf of
+        the next DAG run, if the DAG triggers another run of itself; templated. By default, the next run keeps the conf,
+        and thus the params, of this run.
     :param steps: a dict with tasks of the same DAG. Each of these tasks replaces the task that the Supervisor would
         create for a step. A key of `steps` is the name of the replaced step, for example ``restart-programs``. The task
         for the key ``check-programs`` must be a HighAvailabilityOperator.
@@ -66,6 +69,7 @@ class Supervisor(Pipeline):
         dag: DAG | None = None,
         cfg: SupervisorAirflowConfiguration | Mapping[str, Any] | None = None,
         *,
+        conf: Mapping[str, Any] | str | None = None,
         steps: Mapping[str, Any] | None = None,
         name: str | None = None,
         task_id: str | None = None,
@@ -81,6 +85,12 @@ class Supervisor(Pipeline):
         given = parse_configuration(self.configuration_class, cfg)
         super().__init__(with_working_dir(given, found, self.name, kwargs.get("task_group")))
         self._steps = parse_steps(steps or {})
+        if conf is not None and CHECK in self._steps:
+            raise InputError(
+                f"conf= has no effect, because steps[{CHECK!r}] replaces the task that triggers the DAG again; give "
+                "conf= to that task instead"
+            )
+        self._conf = conf
         self._arguments, self._first_task_arguments = split_task_arguments(kwargs, self.cfg.pool)
         self.setup_dag()
         self._create_tasks()
@@ -104,9 +114,9 @@ class Supervisor(Pipeline):
             these tasks must already be in ``tasks``.
         """
         if step == CHECK:
-            return {"cfg": self.cfg}
+            return {"cfg": self.cfg, "conf": self._conf}
         own: dict[str, Any] = {"step": step, "cfg": self.cfg, "check_task_id": self.check_programs.task_id}
-        if step in START_STEPS:
+        if step in (*START_STEPS, "restart-programs"):
             own["rules"] = self.check_programs.rules
             own["tears_down"] = self._steps.keys().isdisjoint(TEARDOWN_STEPS)
         if step == START_STEPS[0]:

@@ -7,17 +7,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import pkgutil
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
+from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 from airflow.sdk.exceptions import AirflowSkipException
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.high_availability.check_calls import accepted_kwargs, parse_result
-from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.check_calls import (
+    TRIGGERER_CONTEXT,
+    accepted_kwargs,
+    parse_result,
+    require_parameters,
+)
+from deferrable_ops.high_availability.facts import LimitedNamespace, RunFacts, WorkerOnlyAttribute
 from deferrable_ops.high_availability.results import Action, CheckResult, Result
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.triggers.high_availability.threads import (
@@ -56,10 +63,12 @@ class CheckRunner:
         self._log = log
         self._function: Callable[..., Any]
 
-    async def load(self) -> None:
+    async def load(self, context: Mapping[str, Any]) -> None:
         """Import the check in a thread, because an import may block the event loop for seconds.
 
-        :raises InputError: if the check cannot be imported, or its class cannot be instantiated.
+        :param context: the context with which the check will be called.
+        :raises InputError: if the check cannot be imported, its class cannot be instantiated, or the call does not set
+            a required parameter.
         """
         try:
             find = functools.partial(pkgutil.resolve_name, self._path)
@@ -80,6 +89,7 @@ class CheckRunner:
                 f"python_callable={self._path!r} is a {type(found).__name__}, which cannot be called; give a function, "
                 "or a class whose instances can be called"
             )
+        require_parameters(found, self._args, {*context, *self._kwargs})
         self._function = found
 
     async def __call__(self, context: Mapping[str, Any]) -> CheckResult:
@@ -88,6 +98,7 @@ class CheckRunner:
         If the check raises an exception or times out, the result is FAIL/RETRIGGER.
 
         :raises AirflowSkipException: if the check raised this exception.
+        :raises InputError: if the check uses a part of Airflow's context that only a worker has.
         """
         call = functools.partial(
             self._function,
@@ -106,6 +117,11 @@ class CheckRunner:
             self._log.error("The check was not run and is treated as failed: %s", error)
             return Result.FAIL, Action.RETRIGGER
         except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if (used := _worker_only_use(error)) is not None:
+                raise InputError(
+                    f"python_callable={self._path!r} uses {used}, which a triggerer does not have; do without it, or "
+                    "wrap the call in a function of the DAG file, so that the check runs on a worker"
+                ) from error
             self._log.error(
                 "The check failed with %s, so its result is FAIL/RETRIGGER",
                 type(error).__name__,
@@ -147,6 +163,7 @@ class CheckRunner:
 def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dict[str, Any]:
     """Return the values of Airflow's context that a check can use in a triggerer."""
     ti = _TaskInstance(
+        name="ti",
         id=attempt.ti_id,
         dag_id=attempt.dag_id,
         run_id=attempt.run_id,
@@ -157,14 +174,57 @@ def check_context(facts: RunFacts, attempt: Attempt, templates_dict: Any) -> dic
     return {**facts.context(), "ti": ti, "task_instance": ti, "templates_dict": templates_dict}
 
 
-class _TaskInstance(SimpleNamespace):
-    def xcom_pull(self, task_ids: str, key: str = "return_value", *, map_indexes: int = -1) -> Any:
-        """Return one XCom of this DAG run. Airflow's own ``xcom_pull`` would hang in a triggerer."""
+class _TaskInstance(LimitedNamespace):
+    def xcom_pull(
+        self,
+        task_ids: str | Iterable[str] | None = None,
+        dag_id: str | None = None,
+        key: str = "return_value",
+        include_prior_dates: bool = False,
+        *,
+        map_indexes: int | Iterable[int] | None = None,
+        default: Any = None,
+        run_id: str | None = None,
+    ) -> Any:
+        """Return an XCom, or a list of XComs for several tasks or map indexes. By default, read the XCom
+        ``return_value`` of this task, or of a task that is not mapped, in this DAG run.
+
+        Airflow's own ``xcom_pull`` would hang in a triggerer.
+        """
         from airflow.sdk.execution_time.xcom import XCom
 
-        return XCom.get_one(
-            key=key, dag_id=self.dag_id, task_id=task_ids, run_id=self.run_id, map_index=map_indexes
+        tasks = (
+            [self.task_id] if task_ids is None else [task_ids] if isinstance(task_ids, str) else [*task_ids]
         )
+        own_index = self.map_index if task_ids is None else -1
+        indexes = [own_index if map_indexes is None else map_indexes]
+        if isinstance(map_indexes, Iterable):
+            indexes = [*map_indexes]
+        found = [
+            XCom.get_one(
+                key=key,
+                dag_id=dag_id or self.dag_id,
+                task_id=task_id,
+                run_id=run_id or self.run_id,
+                map_index=index,
+                include_prior_dates=include_prior_dates,
+            )
+            for task_id in tasks
+            for index in indexes
+        ]
+        values = [default if value is None else value for value in found]
+        is_one = (task_ids is None or isinstance(task_ids, str)) and not isinstance(map_indexes, Iterable)
+        return values[0] if is_one else values
+
+
+def _worker_only_use(error: BaseException) -> str | None:
+    """Return what a check used that a triggerer does not have; None if the error has another cause."""
+    match error:
+        case WorkerOnlyAttribute():
+            return str(error)
+        case KeyError(args=[str(name)]) if name in KNOWN_CONTEXT_KEYS - TRIGGERER_CONTEXT:
+            return f"the name {name!r} of Airflow's context"
+    return None
 
 
 class _Timed:
@@ -183,13 +243,17 @@ def _timed(steps: Any, log: Any) -> Any:
     send, value = steps.send, None
     while True:
         started_at = time.monotonic()
+        # A call such as Variable.get() does not block the loop, but `send` returns only after the call.
+        passes: list[bool] = []
+        mark = asyncio.get_running_loop().call_soon(passes.append, True)
         try:
             yielded = send(value)
         except StopIteration as stop:
             return stop.value
         finally:
+            mark.cancel()
             blocked = time.monotonic() - started_at
-            if blocked > _BLOCKED_WARNING_SECONDS:
+            if blocked > _BLOCKED_WARNING_SECONDS and not passes:
                 log.warning(
                     "The check blocked the triggerer, and every task in it, for %.1f s; use `await` for slow calls, or "
                     "make the check a plain function, which runs in a thread",
@@ -207,6 +271,13 @@ def _timed(steps: Any, log: Any) -> Any:
 
 
 async def _guarded(timed: _Timed) -> tuple[Any, BaseException | None]:
+    # Airflow prepares the task of a trigger in the same way. A check can then call Variable.get() and other functions
+    # of the SDK that are not coroutines. Only a triggerer must have greenback.
+    with suppress(ImportError):
+        if os.environ.get("AIRFLOW_DISABLE_GREENBACK_PORTAL", "").lower() != "true":
+            import greenback
+
+            await greenback.ensure_portal()
     try:
         return await timed, None
     except asyncio.CancelledError:

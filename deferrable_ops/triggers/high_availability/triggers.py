@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from deferrable_ops.exceptions import InputError
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.facts import RunFacts
+from deferrable_ops.high_availability.limit_functions import compute_limits
 from deferrable_ops.high_availability.results import (
     SKIPPED_TASKS,
     Action,
@@ -21,17 +25,22 @@ from deferrable_ops.high_availability.results import (
     gates_to_skip,
     read_result,
 )
+from deferrable_ops.high_availability.retrigger_backoff import RetriggerBackoff
 from deferrable_ops.inbox import Wait
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.supervisor_calls import Rank
 from deferrable_ops.triggers.base import RESUME_AFTER_DEFER, TaskTrigger
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
 from deferrable_ops.triggers.high_availability.check import CheckRunner, check_context
+from deferrable_ops.triggers.high_availability.threads import call_in_thread
 from deferrable_ops.triggers.lifecycle import delivery
 
 FEATURE: Final = "high_availability"
 DEFAULT_CHECK_TIMEOUT: Final = 300.0
 
+_LIMIT_SECONDS: Final = 60.0
+# The pause before a retrigger ends this many seconds before the deadline of the gate.
+_DEADLINE_MARGIN: Final = 1.0
 _FAILED: Final = frozenset({"failed", "upstream_failed"})
 
 
@@ -124,17 +133,18 @@ class HighAvailabilityTrigger(TaskTrigger):
         if self.soft_fail:
             return Skip("skipped because the timeout is over and soft_fail=True")
         kept = await self.inbox.waits.get(self.current.id)
-        return self.end(self.evaluator(run_facts_of(self), kept.progress).timed_out(_now()))
+        evaluator = await self.evaluator(run_facts_of(self), kept.progress)
+        return self.end(evaluator.timed_out(_now()))
 
     async def poll(self) -> Outcome:
         """Run the check again after each pause until the task can end, and return the outcome."""
         facts = run_facts_of(self)
-        evaluator = self.evaluator(facts, self.current.progress)
+        evaluator = await self.evaluator(facts, self.current.progress)
         check = CheckRunner(
             self.check, self.op_args or (), self.op_kwargs or {}, self.check_timeout, self.log
         )
-        await check.load()
         context = check_context(facts, self.current.attempt, self.templates_dict)
+        await check.load(context)
         until = f" until {evaluator.end} at the latest" if evaluator.end else ""
         self.log.info("Running the check %s repeatedly%s", self.check, until)
         before = evaluator.state
@@ -162,11 +172,14 @@ class HighAvailabilityTrigger(TaskTrigger):
         self.log.info("The checks ended with result %s and action %s, because %s", *decision)
         return Success(decision.as_json())
 
-    def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
-        """Return the object that evaluates the results of the checks, with its state from the inbox."""
-        return CheckEvaluator(
-            self.current.attempt.task_id, facts, CheckRules.from_json(self.rules or {}), state
-        )
+    async def evaluator(self, facts: RunFacts, state: Any) -> CheckEvaluator:
+        """Return the object that evaluates the results of the checks, with its state from the inbox.
+
+        :raises InputError: if a function that computes a limit fails.
+        """
+        task_id = self.current.attempt.task_id
+        rules = await computed_rules(task_id, facts, CheckRules.from_json(self.rules or {}))
+        return CheckEvaluator(task_id, facts, rules, state)
 
 
 class HighAvailabilityPauseTrigger(BaseTrigger):
@@ -200,11 +213,22 @@ class HighAvailabilityGateTrigger(TaskTrigger):
     :param action: the action with which the check must have ended, ``"stop"`` or ``"retrigger"``; None means any
         action.
     :param fails: if True, a task that is not skipped fails; otherwise such a task succeeds.
+    :param backoff: the JSON object that :meth:`RetriggerBackoff.as_json` returned; None for the default pauses. If the
+        gate starts a DAG run, the trigger waits until the pause before the retrigger is over.
+    :param run_facts: the JSON object that :meth:`RunFacts.as_json` returned, if a worker deferred a task that starts a
+        DAG run; otherwise None.
     """
 
     feature: ClassVar[str] = FEATURE
     classpath: ClassVar[str] = "deferrable_ops.triggers.high_availability.HighAvailabilityGateTrigger"
-    arguments: ClassVar[tuple[str, ...]] = ("check_task_id", "result", "action", "fails")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "check_task_id",
+        "result",
+        "action",
+        "fails",
+        "backoff",
+        "run_facts",
+    )
 
     def __init__(
         self,
@@ -213,6 +237,8 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         result: str = "",
         action: str | None = None,
         fails: bool = False,
+        backoff: dict[str, Any] | None = None,
+        run_facts: dict[str, Any] | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -220,6 +246,8 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         self.result = result
         self.action = action
         self.fails = fails
+        self.backoff = backoff
+        self.run_facts = run_facts
 
     @property
     def cancellable(self) -> bool:
@@ -227,7 +255,36 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         return False
 
     async def wait(self) -> Outcome:
-        """Return the outcome of the gate. The check has already ended, because the gate is downstream of the check."""
+        """Return the outcome of the gate. Before a retrigger, wait until the pause of the backoff is over."""
+        outcome = await self._decide()
+        if isinstance(outcome, Success) and outcome.value is not None:
+            await self._pause(RetriggerBackoff.from_json(self.backoff or {}), outcome.value["ended_at"])
+        return outcome
+
+    async def expired(self) -> Outcome:
+        """Return the outcome of the gate without a pause, because the task may not wait longer."""
+        return await self._decide()
+
+    async def _pause(self, backoff: RetriggerBackoff, ended_at: float) -> None:
+        # A worker with an older release of the library has deferred the task without the data of the DAG run.
+        if self.run_facts is None and self.task_instance is not None and not self.task:
+            return
+        recent = run_facts_of(self).recent_retriggers(self.check_task_id)
+        count = recent.at(datetime.fromtimestamp(ended_at, UTC), backoff.reset_after)
+        until = min(ended_at + backoff.pause(count), self.current.deadline - _DEADLINE_MARGIN)
+        seconds = until - await self.inbox.database.now()
+        if seconds > 0:
+            self.log.info(
+                "The next DAG run starts in %.0f s, because the DAG was already retriggered %d times since its last "
+                "run of more than %g s; see retrigger_delay and retrigger_reset_after",
+                seconds,
+                count,
+                backoff.reset_after,
+            )
+            await asyncio.sleep(seconds)
+
+    async def _decide(self) -> Outcome:
+        # The check has already ended, because the gate is downstream of the check.
         check = await newest_wait(self, self.check_task_id)
         outcome = None if check is None else check.outcome
         if isinstance(outcome, Success):
@@ -246,8 +303,10 @@ class HighAvailabilityGateTrigger(TaskTrigger):
             return Skip(ended)
         if self.fails:
             return Failure(ended)
-        starts_run = action is Action.RETRIGGER
-        return Success({"attempt": check.id if check else self.current.id} if starts_run else None)
+        if action is not Action.RETRIGGER:
+            return Success(None)
+        wait = self.current if check is None else check
+        return Success({"attempt": wait.id, "ended_at": wait.settled_at or self.current.created_at})
 
     async def cancel(self, wait: Wait) -> None:
         """Do nothing, because a gate launches no external work."""
@@ -269,6 +328,25 @@ class HighAvailabilityGateTrigger(TaskTrigger):
             return None
         action = Action.STOP if state == "success" else Action.CONTINUE
         return Result.PASS, action
+
+
+async def computed_rules(task_id: str, facts: RunFacts, rules: CheckRules) -> CheckRules:
+    """Return the rules of a check, in which the values of the functions that compute limits replace the functions.
+
+    The functions are called in a thread, because they may block the event loop.
+
+    :raises InputError: if a function fails.
+    """
+    limits = rules.limits
+    if limits.runtime_function is None and limits.endtime_function is None:
+        return rules
+    compute = partial(compute_limits, task_id, facts, limits, rules.reference_date)
+    try:
+        return replace(rules, limits=await call_in_thread(compute, _LIMIT_SECONDS))
+    except TimeoutError:
+        raise InputError(
+            f"the functions of runtime= and endtime= did not return within {_LIMIT_SECONDS:g} s; correct them"
+        ) from None
 
 
 def _now() -> datetime:

@@ -86,7 +86,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     async def poll(self) -> Outcome:
         """Watch the programs until the task can end, and return the task's outcome."""
-        evaluator, backoff = self.evaluator(run_facts_of(self), self.current.progress), Backoff()
+        evaluator, backoff = await self.evaluator(run_facts_of(self), self.current.progress), Backoff()
         while (ended := evaluator.at_limit(_now())) is None:
             began = time.monotonic()
             try:
@@ -118,7 +118,9 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
                 saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
-                return await self._watch(evaluator, ProgramWatcher(host, readings, saved, self.current.attempt))
+                return await self._watch(
+                    evaluator, ProgramWatcher(host, readings, saved, self.current.attempt)
+                )
 
     async def _watch(self, evaluator: CheckEvaluator, watcher: ProgramWatcher) -> Outcome:
         saved = None

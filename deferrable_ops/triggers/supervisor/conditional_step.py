@@ -11,6 +11,7 @@ from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, Che
 from deferrable_ops.inbox.database.schema import IS_WAITING, waits
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 from deferrable_ops.triggers.dag_run import newest_wait, run_facts_of, states_of_tasks
+from deferrable_ops.triggers.high_availability.triggers import computed_rules
 from deferrable_ops.triggers.supervisor.configuration import (
     START_STEPS,
     TEARDOWN_STEPS,
@@ -23,12 +24,12 @@ from deferrable_ops.triggers.supervisor.step_trigger import SupervisorStepTrigge
 class SupervisorDueStepTrigger(SupervisorStepTrigger):
     """Runs a step as :class:`SupervisorStepTrigger` does, but only if the step must run in this DAG run.
 
-    A start step does nothing if the ``runtime`` or the ``endtime`` of the watching task is over. A teardown step is
-    skipped if supervisord must keep running after this DAG run. The step "force-kill" is skipped until a user clears
-    the task of this step.
+    A step that starts programs does nothing if the ``runtime`` or the ``endtime`` of the watching task is over. A
+    teardown step is skipped if supervisord must keep running after this DAG run. The step "force-kill" is skipped until
+    a user clears the task of this step.
 
-    :param rules: for a start step, the limits of the task that watches the programs, from :meth:`CheckRules.as_json`;
-        None for all other steps.
+    :param rules: for a step that starts programs, the limits of the task that watches the programs, from
+        :meth:`CheckRules.as_json`; None for all other steps.
     :param gate_task_id: the id of the task that decides whether this step runs; None if this step does not depend on
         such a task. For a teardown step, this is the task ``teardown``. For the step "force-kill", this is the task
         "force-kill-dag", which always skips itself.
@@ -63,18 +64,21 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await super().wait() if outcome is None else outcome
 
     async def _outcome_if_not_due(self) -> Outcome | None:
-        if self.step in START_STEPS:
-            return self._success_if_time_is_over()
+        # The pause before a retrigger may end after the limit. Then the programs must not run again.
+        if self.step in (*START_STEPS, "restart-programs"):
+            return await self._success_if_time_is_over()
         if self.step in TEARDOWN_STEPS and self.gate_task_id is not None:
             return await self._skip_unless_torn_down(self.gate_task_id)
         if self.step == "force-kill" and self.gate_task_id is not None:
             return await self._skip_unless_cleared(self.gate_task_id)
         return None
 
-    def _success_if_time_is_over(self) -> Outcome | None:
+    async def _success_if_time_is_over(self) -> Outcome | None:
         if self.rules is None:
             return None
-        evaluator = CheckEvaluator(self.check_task_id, run_facts_of(self), CheckRules.from_json(self.rules))
+        facts = run_facts_of(self)
+        rules = await computed_rules(self.check_task_id, facts, CheckRules.from_json(self.rules))
+        evaluator = CheckEvaluator(self.check_task_id, facts, rules)
         decision = evaluator.at_limit(datetime.now(UTC))
         if decision is None:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup, task
+from airflow.sdk import DAG, Param, TaskGroup, task
 
 from deferrable_ops.operators.high_availability import (
     Action,
@@ -14,13 +14,8 @@ from deferrable_ops.operators.high_availability import (
     Result,
 )
 
-AGAIN = {"conf": {"file": "{{ dag_run.conf['file'] }}"}}
-CHECK: dict[str, Any] = {
-    "python_callable": "ha_checks.scripted",
-    "poke_interval": 0.5,
-    "pass_trigger_kwargs": AGAIN,
-    "fail_trigger_kwargs": AGAIN,
-}
+# Each run keeps the conf, and so the file with the script.
+CHECK: dict[str, Any] = {"python_callable": "ha_checks.scripted", "poke_interval": 0.5}
 
 with DAG("ha", schedule=None, default_args={"retries": 2}):
     HighAvailabilityOperator(task_id="ha", **CHECK)
@@ -33,6 +28,15 @@ with DAG("ha_timeout", schedule=None):
 
 with DAG("ha_limited", schedule=None):
     HighAvailabilityOperator(task_id="ha", reference_date="start_date", maxretrigger=1, **CHECK)
+
+with DAG("ha_crashes", schedule=None, params={"venue": Param(type="string"), "desk": Param("cash")}):
+    HighAvailabilityOperator(
+        task_id="ha",
+        python_callable="ha_checks.raises",
+        maxretrigger=2,
+        retrigger_delay=12,
+        conf={"again": True},
+    )
 
 with DAG("ha_never_again", schedule=None):
     HighAvailabilityOperator(task_id="ha", maxretrigger=0, **CHECK)
@@ -88,6 +92,7 @@ with DAG("ha_asks_airflow", schedule=None):
         return 7
 
     number() >> HighAvailabilityOperator(task_id="ha", python_callable="ha_checks.counted")
+    HighAvailabilityOperator(task_id="on_the_loop", python_callable="ha_checks.reads_a_variable")
 
 with DAG("ha_waits_for_the_next", schedule=None):
     HighAvailabilityOperator(
@@ -95,7 +100,7 @@ with DAG("ha_waits_for_the_next", schedule=None):
         **{
             **CHECK,
             "pass_trigger_kwargs": {
-                **AGAIN,
+                "conf": {"file": "{{ dag_run.conf['file'] }}"},
                 "wait_for_completion": True,
                 "deferrable": True,
                 "poke_interval": 1,

@@ -79,6 +79,9 @@ run_here_and_over_ssh("never_ends", "sleep 14400", runtime=45)
 # The program fails in the first run, and leaves a file for that of the second run.
 run_here_and_over_ssh("restarts", "sh -c 'sleep 2; test -e again || { touch again; exit 1; }'")
 
+with DAG("sup_crashes", schedule=None):
+    Supervisor(cfg=config("crashes", "sh -c 'sleep 2; exit 1'", maxretrigger=2, retrigger_delay=12))
+
 run_here_and_over_ssh("force_killed", "sleep 14400", maxretrigger=0)
 
 # The example of airflow-supervisor's README, with another folder and module name.

@@ -24,6 +24,11 @@ def scripted(dag_run: Any, ti: Any) -> CheckResult:
     return tuple(said)  # type: ignore[return-value]
 
 
+def raises() -> CheckResult:
+    """Raise an error each time."""
+    raise ConnectionError("no such host")
+
+
 async def scripted_on_the_loop(dag_run: Any, ti: Any) -> CheckResult:
     """Say the same as a coroutine."""
     return scripted(dag_run, ti)
@@ -58,3 +63,10 @@ def counted(task_instance: Any) -> CheckResult:
     host = BaseHook.get_connection("ha_service").host
     number = task_instance.xcom_pull(task_ids="number")
     return ("pass", "stop") if (host, number) == ("service.example.com", 7) else ("fail", "stop")  # type: ignore[return-value]
+
+
+async def reads_a_variable() -> CheckResult:
+    """Read a Variable on the event loop."""
+    from airflow.sdk import Variable
+
+    return ("pass" if Variable.get("ha_venue") == "LSE" else "fail"), "stop"  # type: ignore[return-value]

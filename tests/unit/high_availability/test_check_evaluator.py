@@ -13,6 +13,7 @@ from deferrable_ops.high_availability import Action, CheckResult, Result
 from deferrable_ops.high_availability.check_evaluator import CheckEvaluator, CheckRules
 from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.high_availability.poll_schedule import PollSchedule
+from deferrable_ops.high_availability.retrigger_backoff import RetriggerBackoff
 from deferrable_ops.high_availability.thresholds import Thresholds
 
 WELL: CheckResult = (Result.PASS, Action.CONTINUE)
@@ -109,6 +110,20 @@ def test_retrigger_becomes_stop_at_maxretrigger_while_a_healthy_run_continues() 
     assert "maxretrigger=2" in decision.reason
 
 
+@pytest.mark.parametrize("minutes, action", [(10, "stop"), (10.1, "retrigger")])
+def test_long_run_resets_maxretrigger(minutes: float, action: str) -> None:
+    evaluator = make_evaluator({"ha-retrigger": 9, "ha-recent-retrigger": 2}, limits=Limits.of(None, None, 2))
+    decision = evaluator.evaluate(AGAIN, START + timedelta(minutes=minutes))
+    assert decision is not None
+    assert decision.as_json() == ["fail", action]
+
+
+def test_maxretrigger_of_zero_never_retriggers_even_after_a_long_run() -> None:
+    decision = make_evaluator(limits=Limits.of(None, None, 0)).evaluate(AGAIN, START + timedelta(days=1))
+    assert decision is not None
+    assert decision.as_json() == ["fail", "stop"]
+
+
 def test_limit_ends_the_checks_as_pass_regardless_of_results() -> None:
     evaluator = make_evaluator(limits=Limits.of(60, None, None))
     assert evaluator.at_limit(START + timedelta(seconds=59)) is None
@@ -167,6 +182,7 @@ def test_rules_round_trip_as_json_across_versions() -> None:
         "Europe/Berlin",
         Thresholds.of(2, 3),
         PollSchedule(interval=5, backoff=True, jitter=0.1),
+        RetriggerBackoff(1.0, 2.0),
     )
     stored = json.loads(json.dumps(rules.as_json()))
     assert CheckRules.from_json(stored) == rules

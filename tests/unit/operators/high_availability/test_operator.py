@@ -13,6 +13,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, Param, TaskGroup
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.serialization.serialized_objects import DagSerialization
+from unit.high_availability.test_limit_functions import close_of_day, until_the_window
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.high_availability import (
@@ -224,11 +225,12 @@ def test_trigger_kwargs() -> None:
         "thresholds": {"success": 1, "failure": 3},
         "pace": {"interval": 5.0, "backoff": True, "max_wait": 600.0, "jitter": 0.1},
     }
+    assert "backoff" not in ha.retrigger_fail.trigger_kwargs()
 
 
 @pytest.mark.parametrize(
     "check",
-    [lambda: None, random.Random().choice, HttpCheck],
+    [lambda: None, random.Random().random, HttpCheck],
     ids=["a lambda", "a method", "a class of ours"],
 )
 def test_check_runs_on_a_worker_only_if_a_triggerer_cannot_import_it(check: Any) -> None:
@@ -298,3 +300,36 @@ def test_file_check_takes_a_path() -> None:
 
     ha = operator(FileCheck(Path("/tmp/alive"), max_age=60))
     assert ha.trigger_kwargs()["op_kwargs"]["file"] == "/tmp/alive"
+
+
+@pytest.mark.parametrize("close", [close_of_day, f"{close_of_day.__module__}:close_of_day"])
+def test_limit_may_be_a_function_of_the_run(close: Any) -> None:
+    # The module of the function is no DAG file.
+    dag = DAG("dag", schedule=None, start_date=START)
+    dag.fileloc = "/nowhere/dag.py"
+    ha = operator(dag=dag, endtime=close, runtime="no.such.package.runtime")
+    path = f"{close_of_day.__module__}:close_of_day"
+    assert ha.rules["limits"] == {
+        "runtime_function": "no.such.package.runtime",
+        "endtime_function": path,
+    }
+    assert ha.worker_start_reason is None
+
+
+def test_function_that_a_triggerer_cannot_import_is_refused_as_a_limit() -> None:
+    with pytest.raises(InputError, match=r"endtime is a lambda, so a triggerer cannot call it; move"):
+        operator(endtime=lambda: None)
+    with pytest.raises(
+        InputError, match=r"runtime is in test_limit_functions\.py, which only workers can import"
+    ):
+        operator(runtime=close_of_day)
+
+
+def test_end_conditions_use_the_computed_limit() -> None:
+    dag = DAG("dag", schedule=None, start_date=START)
+    dag.fileloc = "/nowhere/dag.py"
+    ha = operator(dag=dag, runtime=until_the_window, reference_date="start_date")
+    # The run started at 22:00 in March, and its window began at 23:00.
+    assert ha.check_end_conditions(**context()) == (Result.PASS, Action.STOP)
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert ha.check_end_conditions(**context(start_date=later)) is None

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
-from deferrable_ops.inbox import Wait, use_inbox
+from deferrable_ops.inbox import Wait, WaitState, use_inbox
 from deferrable_ops.inbox.large_values import run_sync
 from deferrable_ops.operators.base import attempt_of
 from deferrable_ops.operators.high_availability import HighAvailabilityOperator
@@ -172,3 +172,29 @@ def test_ended_attempt_does_not_check_again() -> None:
     worker = Worker(returning(("pass", "stop")))
     assert worker.run_once() == ["pass", "stop"]
     assert worker.run_once() == ["pass", "stop"]
+
+
+class Pushes:
+    """A check that is a class."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __call__(self, ti: Any) -> tuple[str, str]:
+        ti.xcom_push(key=self.key, value=1)
+        return "pass", "stop"
+
+
+def test_class_that_needs_a_worker_is_instantiated_there() -> None:
+    worker = Worker(Pushes, op_kwargs={"key": "healthy"})
+    pushed: list[str] = []
+    worker.context["ti"].xcom_push = lambda key, value: pushed.append(key)
+    assert worker.run_once() == ["pass", "stop"]
+    assert pushed == ["healthy"]
+
+
+def test_check_whose_argument_the_run_does_not_have_fails_and_does_not_retrigger() -> None:
+    worker = Worker(lambda ts: ("pass", "stop"))
+    with pytest.raises(AirflowFailException, match="required parameter 'ts'"):
+        worker.run_once()
+    assert worker.wait().state is WaitState.FAILED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, TaskGroup, chain, task
 from airflow.serialization.serialized_objects import DagSerialization
+from unit.high_availability.test_limit_functions import close_of_day
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.high_availability import HighAvailabilityOperator
@@ -24,6 +25,7 @@ from deferrable_ops.operators.supervisor import (
     SupervisorRemote,
     SupervisorSSH,
 )
+from deferrable_ops.triggers.supervisor.configuration import load_configuration, serialize_configuration
 
 PASSWORD = "correct horse battery"
 BRANCHES = {"stop-pass", "stop-fail", "retrigger-pass", "retrigger-fail"}
@@ -117,11 +119,15 @@ def test_check_has_the_limits_of_the_configuration(dag: DAG) -> None:
         endtime="23:30",
         maxretrigger=4,
         reference_date="start_date",
+        retrigger_delay=3,
+        retrigger_reset_after=timedelta(hours=2),
     )
     check = Supervisor(dag=dag, cfg=config).check_programs
     assert (check.poke_interval, check.timeout, check.reference_date) == (7, 3600, "start_date")
     assert (check.limits.runtime, check.limits.endtime, check.limits.maxretrigger) == (600, "23:30:00", 4)
-    for step in PATH[:3]:
+    for gate in (check.retrigger_pass, check.retrigger_fail):
+        assert gate.trigger_kwargs()["backoff"] == {"delay": 3, "reset_after": 7200}
+    for step in (*PATH[:3], "restart-programs"):
         assert dag.get_task(f"d-{step}").rules == check.rules
     assert dag.get_task("d-stop-programs").rules is None
 
@@ -335,3 +341,30 @@ def test_supervisord_with_a_replaced_teardown_step_is_left_to_the_user(dag: DAG)
     with new_dag("other"):
         usual = Supervisor(cfg=cfg())
     assert "tears_down" not in usual.start_supervisor.start_trigger_args.trigger_kwargs
+
+
+def test_conf_is_merged_at_each_retrigger(dag: DAG) -> None:
+    supervisor = Supervisor(dag=dag, cfg=cfg(), conf={"venue": "{{ params.next }}"})
+    check = supervisor.check_programs
+    for gate in (check.retrigger_pass, check.retrigger_fail):
+        assert gate.conf == {"venue": "{{ params.next }}"}
+        assert not gate.replaces_conf
+
+
+def test_conf_is_refused_if_a_step_replaces_the_check(dag: DAG) -> None:
+    check = HighAvailabilityOperator(task_id="mine", python_callable="a.b")
+    with pytest.raises(InputError, match="conf= has no effect"):
+        Supervisor(dag=dag, cfg=cfg(), conf={}, steps={"check-programs": check})
+
+
+def test_limits_of_the_configuration_may_be_functions(dag: DAG) -> None:
+    config = cfg(runtime="my_calendar.window.length", endtime="my_calendar:close_of_day")
+    check = Supervisor(dag=dag, cfg=config).check_programs
+    assert check.limits.runtime_function == "my_calendar.window.length"
+    assert check.limits.endtime_function == "my_calendar:close_of_day"
+    stored = load_configuration(serialize_configuration(config))
+    assert (stored.runtime, stored.endtime) == (config.runtime, config.endtime)
+    assert cfg(endtime=close_of_day).endtime == f"{close_of_day.__module__}:close_of_day"
+    assert (cfg(runtime="PT5M").runtime, cfg(endtime="23:30").endtime) == (timedelta(minutes=5), time(23, 30))
+    with pytest.raises(ValueError, match="endtime"):
+        cfg(endtime="late")

@@ -74,6 +74,7 @@ dags:
       run:
         _target_: airflow_supervisor.SupervisorSSHTask
         dependencies: [before]
+        conf: {venue: LSE}
         retries: 2
         cfg:
           _target_: airflow_supervisor.SupervisorSSHAirflowConfiguration
@@ -113,6 +114,7 @@ dags:
         dependencies: [run, run.restart_programs]
 """
 
+BASES = "deferrable_ops.operators.airflow_config_models"
 CFG = {"working_dir": "/data", "program": {"echo": {"command": "echo"}}}
 
 
@@ -157,6 +159,7 @@ def test_tasks_of_a_file_are_made_and_chained(load: Any) -> None:
     }
     assert dag.get_task("example_dag-start-programs").retries == 2
     assert dag.get_task("example_dag-check-programs").limits.maxretrigger == 5
+    assert dag.get_task("example_dag-check-programs-retrigger-pass").conf == {"venue": "LSE"}
 
 
 def test_file_is_rendered_as_a_dag_that_makes_the_same_tasks(load: Any) -> None:
@@ -204,11 +207,13 @@ def models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
             importlib.util, "find_spec", lambda name, *rest: None if name == missing else found(name, *rest)
         )
     name = "deferrable_ops.operators.supervisor.airflow_config_tasks"
-    monkeypatch.delitem(sys.modules, name, raising=False)
+    for imported in (name, BASES):
+        monkeypatch.delitem(sys.modules, imported, raising=False)
     module = importlib.import_module(name)
     is_airflow_pydantic = module.SupervisorTask.__mro__[1].__module__.startswith("airflow_pydantic")
     assert is_airflow_pydantic == (request.param == "with")
-    monkeypatch.delitem(sys.modules, name)
+    for imported in (name, BASES):
+        monkeypatch.delitem(sys.modules, imported)
     return module
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
+import greenback
 from airflow.sdk.exceptions import AirflowSkipException
 from unit.high_availability.support import facts
 
@@ -41,6 +42,42 @@ async def scripted_on_the_loop(**context: Any) -> Any:
 
 def takes_url(url: str, ds: str, retries: int = 1) -> CheckResult:
     calls.append({"url": url, "ds": ds, "retries": retries})
+    return Result.PASS, Action.STOP
+
+
+def takes_dag(dag: Any) -> CheckResult:
+    return Result.PASS, Action.STOP
+
+
+def pushes_an_xcom(**context: Any) -> CheckResult:
+    push(context["ti"])
+    return Result.PASS, Action.STOP
+
+
+async def pushes_an_xcom_on_the_loop(ti: Any) -> CheckResult:
+    push(ti)
+    return Result.PASS, Action.STOP
+
+
+def push(ti: Any) -> None:
+    ti.xcom_push(key="healthy", value=True)
+
+
+def reads_the_end_of_the_run(dag_run: Any) -> CheckResult:
+    return Result.PASS, Action.STOP if dag_run.end_date else Action.CONTINUE
+
+
+def looks_up_the_dag(**context: Any) -> CheckResult:
+    return Result.PASS, Action.STOP if context["dag"] else Action.CONTINUE
+
+
+def looks_up_a_price() -> None:
+    raise KeyError("AAPL")
+
+
+async def waits_like_variable_get() -> CheckResult:
+    """Wait as Airflow's SDK does if a function of it that is no coroutine is called on the event loop."""
+    greenback.await_(asyncio.sleep(0.6))
     return Result.PASS, Action.STOP
 
 

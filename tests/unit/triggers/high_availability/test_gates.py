@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from unit.high_availability.support import facts
 from unit.triggers.support import Runs, new_attempt
 
 from deferrable_ops.inbox import Attempt, Inbox, NewWait
@@ -72,7 +75,8 @@ async def test_gate_outcome_names_the_attempt_of_the_check(runs: Runs) -> None:
     await ended(runs.inbox, first, Success(["pass", "retrigger"]))
     newest = await ended(runs.inbox, check_of(attempt, 2, of=first), Success(["pass", "retrigger"]))
     outcome = await runs.start(gate("pass", "retrigger"), attempt).outcome()
-    assert outcome == Success({"attempt": newest})
+    ended_at = (await runs.inbox.waits.get(newest)).settled_at
+    assert outcome == Success({"attempt": newest, "ended_at": ended_at})
 
 
 async def test_gate_uses_the_newest_attempt_of_a_cleared_check(runs: Runs) -> None:
@@ -122,3 +126,65 @@ async def test_leaf_after_a_check_that_failed_or_was_skipped_does_the_same(
     attempt = new_attempt()
     await ended(runs.inbox, check_of(attempt), outcome)
     assert isinstance(await runs.start(gate("fail", "retrigger"), attempt).outcome(), Skip)
+
+
+def retrigger_gate(
+    conf: dict[str, Any], started: datetime | None = None, **arguments: Any
+) -> HighAvailabilityGateTrigger:
+    run = facts(conf, start_date=started or datetime.now(UTC))
+    return HighAvailabilityGateTrigger(
+        check_task_id="ha",
+        result="fail",
+        action="retrigger",
+        backoff={"delay": 1.0, "reset_after": 600.0},
+        run_facts=run.as_json(),
+        **arguments,
+    )
+
+
+@pytest.mark.parametrize("conf, pause", [({}, 0.0), ({"ha-retrigger": 1}, 1.0), ({"ha-retrigger": 2}, 2.0)])
+async def test_retrigger_gate_waits_in_the_triggerer(runs: Runs, conf: dict[str, Any], pause: float) -> None:
+    attempt = new_attempt()
+    await ended(runs.inbox, check_of(attempt), Success(["fail", "retrigger"]))
+    run = runs.start(retrigger_gate(conf), attempt)
+    outcome = await run.outcome()
+    assert isinstance(outcome, Success)
+    waited = (await run.wait()).settled_at - outcome.value["ended_at"]
+    assert pause <= waited < pause + 0.9
+
+
+async def test_retrigger_gate_does_not_wait_after_a_long_run(runs: Runs) -> None:
+    attempt = new_attempt()
+    await ended(runs.inbox, check_of(attempt), Success(["fail", "retrigger"]))
+    long_ago = datetime.now(UTC) - timedelta(minutes=11)
+    run = runs.start(retrigger_gate({"ha-recent-retrigger": 9}, long_ago), attempt)
+    assert isinstance(await asyncio.wait_for(run.outcome(), 5), Success)
+
+
+async def test_pause_ends_before_the_deadline_of_the_gate(runs: Runs) -> None:
+    attempt = new_attempt()
+    await ended(runs.inbox, check_of(attempt), Success(["fail", "retrigger"]))
+    # The pause would be ten minutes.
+    run = runs.start(retrigger_gate({"ha-retrigger": 99}, timeout=1.5), attempt)
+    assert isinstance(await asyncio.wait_for(run.outcome(), 10), Success)
+
+
+async def test_gate_that_expired_without_a_triggerer_still_decides(runs: Runs) -> None:
+    attempt = new_attempt()
+    await ended(runs.inbox, check_of(attempt), Success(["fail", "retrigger"]))
+    wait = await runs.inbox.waits.register(
+        NewWait(attempt=attempt, feature="high_availability", timeout=0.001)
+    )
+    outcome = await runs.start(retrigger_gate({"ha-retrigger": 99}), attempt).outcome()
+    assert isinstance(outcome, Success)
+    assert wait.id == attempt.wait_id
+
+
+async def test_gate_that_a_worker_with_an_older_release_deferred_does_not_wait(runs: Runs) -> None:
+    attempt = new_attempt()
+    check = await ended(runs.inbox, check_of(attempt), Success(["fail", "retrigger"]))
+    stored = gate("fail", "retrigger")
+    stored.inbox, stored.current = runs.inbox, await runs.inbox.waits.get(check)
+    # A task instance of this kind has no data of the DAG run.
+    stored.task_instance = SimpleNamespace(**asdict(attempt))  # type: ignore[assignment]
+    assert isinstance(await stored.wait(), Success)

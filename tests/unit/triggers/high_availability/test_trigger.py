@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from deferrable_ops.high_availability.limits import Limits
 from deferrable_ops.high_availability.thresholds import Thresholds
 from deferrable_ops.inbox import WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
+from deferrable_ops.triggers.high_availability import triggers
 
 
 @pytest.fixture(autouse=True)
@@ -219,3 +221,31 @@ async def test_users_can_run_an_operator_in_their_own_tests() -> None:
         )
     async with running(task) as under_test:
         assert await under_test.outcome() == Success(["pass", "stop"])
+
+
+def runs_for_a_moment(dag_run: Any) -> float:
+    return 0.3 if dag_run.conf["half_day"] else 3600
+
+
+def is_slow() -> None:
+    time.sleep(1)
+
+
+async def test_function_computes_the_limit_of_the_run(runs: Runs) -> None:
+    checks.results[:] = [("fail", "continue")]
+    limits = Limits(runtime_function=f"{__name__}:runs_for_a_moment")
+    outcome = await runs.start(trigger(conf={"half_day": True}, limits=limits)).outcome()
+    assert outcome == Success(["pass", "stop"])
+    assert checks.calls
+
+
+async def test_function_that_fails_or_hangs_fails_the_task_and_names_it(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = runs.start(trigger(limits=Limits(runtime_function=f"{__name__}:runs_for_a_moment")))
+    monkeypatch.setattr(triggers, "_LIMIT_SECONDS", 0.1)
+    hangs = runs.start(trigger(limits=Limits(endtime_function=f"{__name__}:is_slow")))
+    for run, named in ((fails, "KeyError: 'half_day'"), (hangs, "did not return within 0.1 s")):
+        outcome = await run.outcome()
+        assert isinstance(outcome, Failure)
+        assert named in outcome.reason

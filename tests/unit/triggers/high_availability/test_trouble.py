@@ -16,7 +16,7 @@ from unit.triggers.high_availability.support import trigger
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.high_availability.thresholds import Thresholds
-from deferrable_ops.outcome import Success
+from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.triggers.high_availability import threads
 from deferrable_ops.triggers.high_availability.check import CheckRunner
 from deferrable_ops.triggers.high_availability.threads import TooManyHangingChecks, call_in_thread
@@ -68,8 +68,35 @@ async def test_check_that_raises_counts_for_the_threshold(
     assert caplog.text.count("The check failed") == 3
 
 
-async def test_check_with_missing_arguments_counts_as_failed(runs: Runs) -> None:
-    assert await runs.start(trigger("takes_url")).outcome() == Success(["fail", "retrigger"])
+@pytest.mark.parametrize(
+    "check, named",
+    [
+        ("takes_url", "required parameter 'url'"),
+        ("takes_dag", "required parameter 'dag'"),
+        ("pushes_an_xcom", "uses ti.xcom_push"),
+        ("pushes_an_xcom_on_the_loop", "uses ti.xcom_push"),
+        ("reads_the_end_of_the_run", "uses dag_run.end_date"),
+        ("looks_up_the_dag", "uses the name 'dag'"),
+    ],
+)
+async def test_check_that_needs_a_worker_or_an_argument_fails_and_does_not_retrigger(
+    runs: Runs, check: str, named: str
+) -> None:
+    outcome = await runs.start(trigger(check)).outcome()
+    assert isinstance(outcome, Failure)
+    assert named in outcome.reason
+    assert not outcome.retryable
+
+
+async def test_error_in_a_lookup_of_the_check_itself_still_counts_as_failed(runs: Runs) -> None:
+    assert await runs.start(trigger("looks_up_a_price")).outcome() == Success(["fail", "retrigger"])
+
+
+async def test_coroutine_may_call_functions_of_the_sdk_that_are_not_coroutines(
+    runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await runs.start(trigger("waits_like_variable_get")).outcome() == Success(["pass", "stop"])
+    assert "blocked the triggerer" not in caplog.text
 
 
 async def test_coroutine_that_blocks_the_loop_is_logged(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:

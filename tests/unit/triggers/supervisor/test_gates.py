@@ -202,7 +202,9 @@ async def test_omitted_step_is_skipped_with_a_reason(runs: Runs) -> None:
     assert await runs.start(skipped, attempt).outcome() == Skip("cleanup=False: it stays")
 
 
-@pytest.mark.parametrize("name", ["configure-supervisor", "start-supervisor", "start-programs"])
+@pytest.mark.parametrize(
+    "name", ["configure-supervisor", "start-supervisor", "start-programs", "restart-programs"]
+)
 async def test_start_step_does_nothing_after_the_time_limit(runs: Runs, name: str) -> None:
     over = CheckRules(Limits.of(0, None, None), "start_date").as_json()
     outcome = await runs.start(step(name, rules=over)).outcome()
@@ -213,7 +215,7 @@ async def test_start_step_does_nothing_after_the_time_limit(runs: Runs, name: st
     assert await runs.start(step(name, rules=over, run_facts=forced)).outcome() == TAKEN
 
 
-async def test_restart_is_always_due(runs: Runs) -> None:
+async def test_restart_without_limits_is_always_due(runs: Runs) -> None:
     assert await runs.start(step("restart-programs")).outcome() == TAKEN
 
 
