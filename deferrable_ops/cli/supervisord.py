@@ -1,7 +1,7 @@
 """The command ``deferrable-ops supervisord``.
 
-The command renders the configuration of a supervisord, lists the supervisords that the inbox records, and deletes the
-inbox's record of a supervisord.
+The command renders the configuration of a supervisord, runs a step of a Supervisor (``supervisord_steps.py``), lists
+the supervisords that the inbox records, and deletes the inbox's record of a supervisord.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Final
 
+from deferrable_ops.cli import supervisord_steps
 from deferrable_ops.cli.common import add_command, print_table, time_text, with_inbox
 from deferrable_ops.supervisord import arguments
 
@@ -50,10 +51,13 @@ def forget_daemon(options: argparse.Namespace) -> int:
 def add_commands(commands: Any) -> None:
     """Add ``supervisord`` and its commands to the parser."""
     supervisord = add_command(
-        commands, "supervisord", "render supervisord's configuration from YAML, and list daemons"
+        commands,
+        "supervisord",
+        "render supervisord's configuration, run steps of a Supervisor, and list daemons",
     )
     subcommands = supervisord.add_subparsers(required=True, metavar="COMMAND")
     arguments.add_commands(subcommands)
+    supervisord_steps.add_commands(subcommands)
     add_command(subcommands, "list", "list daemons and their hosts", list_daemons)
     forgotten = add_command(
         subcommands, "forget", "delete the record of a daemon whose host is permanently lost", forget_daemon

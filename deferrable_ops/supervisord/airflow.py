@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from datetime import time, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -15,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     FieldSerializationInfo,
+    SecretStr,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_serializer,
@@ -23,6 +25,7 @@ from pydantic import (
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.supervisord.configuration import SupervisorConfiguration
+from deferrable_ops.supervisord.control import ControlledDaemon
 from deferrable_ops.supervisord.daemon_sections import check_credentials
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
 from deferrable_ops.supervisord.policy import ProgramPolicy
@@ -130,13 +133,13 @@ class SSHOperatorArgs(Model):
     environment: dict[str, str] = Field(default_factory=dict, repr=False)
 
 
-class SupervisorAirflowConfiguration(SupervisorConfiguration):
+class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     """The configuration of a supervisord that belongs to a DAG.
 
     Fields that the user does not set get default values. By default, ``working_dir`` contains supervisord's files and
     one directory for each program. By default, only the user of supervisord can open the Unix socket, and supervisord
     neither starts nor restarts a program by itself; the tasks start and restart programs. A value that the user sets
-    for one program replaces the default value for all programs. You can write the fields of
+    for one program replaces the default value for all programs. You can write and read the fields of
     :class:`AirflowConfiguration` inside the field ``airflow``, or directly in this class.
 
     :param check_interval: time between two polls of the programs' states. This duration and all other durations in this
@@ -181,6 +184,47 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     drift: Literal["warn", "apply", "fail"] = "warn"
     policy: ProgramPolicy = Field(default_factory=ProgramPolicy)
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
+
+    # The fields of the nested model, as airflow-supervisor has them.
+    startsecs = property(attrgetter("airflow.startsecs"))
+    startretries = property(attrgetter("airflow.startretries"))
+    exitcodes = property(attrgetter("airflow.exitcodes"))
+    stopsignal = property(attrgetter("airflow.stopsignal"))
+    stopwaitsecs = property(attrgetter("airflow.stopwaitsecs"))
+    stopasgroup = property(attrgetter("airflow.stopasgroup"))
+    killasgroup = property(attrgetter("airflow.killasgroup"))
+    rpcinterface_factory = property(attrgetter("airflow.rpcinterface_factory"))
+    local_or_remote = property(attrgetter("airflow.local_or_remote"))
+    protocol = property(attrgetter("airflow.protocol"))
+    rpcpath = property(attrgetter("airflow.rpcpath"))
+    command_timeout = property(attrgetter("airflow.command_timeout"))
+
+    @property
+    def host(self) -> str:
+        """Host name or address by which clients connect to supervisord's machine."""
+        return self.airflow.host
+
+    @property
+    def port(self) -> str | None:
+        """Address of supervisord's TCP server, such as ``127.0.0.1:9001``; None if there is only the Unix socket."""
+        found: str | None = self._of_tcp_server("port")
+        return found
+
+    @property
+    def username(self) -> str | None:
+        """User name of supervisord's TCP server; None if this server needs no login."""
+        found: str | None = self._of_tcp_server("username")
+        return found
+
+    @property
+    def password(self) -> SecretStr | None:
+        """Password of supervisord's TCP server; None if this server needs no login."""
+        found: SecretStr | None = self._of_tcp_server("password")
+        return found
+
+    def _of_tcp_server(self, field: str) -> Any:
+        given = getattr(self.airflow, field)
+        return getattr(self.inet_http_server, field, None) if given is None else given
 
     def policy_of(self, program: str) -> ProgramPolicy:
         """Return the policy of this program: its entry in ``policies``, or ``policy`` if there is no entry."""
@@ -250,6 +294,10 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         return self
 
 
+SupervisorConvenienceConfiguration = SupervisorAirflowConfiguration
+"""The name in supervisor-pydantic of the configuration that can be used outside of a DAG."""
+
+
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
     """The configuration of a supervisord on a remote machine, which the library reaches over SSH. All paths in this
     configuration are paths on the remote machine.
@@ -264,6 +312,21 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
     ssh_operator_args: Annotated[SSHOperatorArgs, BeforeValidator(_fields_of)] = Field(
         default_factory=SSHOperatorArgs
     )
+
+    # The fields of the nested model can be read here, because they can also be written here.
+    ssh_conn_id = property(attrgetter("ssh_operator_args.ssh_conn_id"))
+    remote_host = property(attrgetter("ssh_operator_args.remote_host"))
+    conn_timeout = property(attrgetter("ssh_operator_args.conn_timeout"))
+    cmd_timeout = property(attrgetter("ssh_operator_args.cmd_timeout"))
+    banner_timeout = property(attrgetter("ssh_operator_args.banner_timeout"))
+    environment = property(attrgetter("ssh_operator_args.environment"))
+
+    @property
+    def host(self) -> str:
+        """Host name or address of the remote machine. If only the Airflow connection contains the machine's host, this
+        is the field ``host`` of ``airflow``.
+        """
+        return self.ssh_operator_args.remote_host or self.airflow.host
 
     @model_validator(mode="before")
     @classmethod

@@ -193,11 +193,12 @@ class HighAvailabilityOperator(TriggererOperator):
         After ``runtime`` or ``endtime``, return ``(PASS, STOP)``. If only ``maxretrigger`` is reached, return ``(None,
         STOP)``.
 
-        :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
+        :param context: Airflow's context; this method reads only ``dag_run``, ``params`` and ``dag``.
         """
         facts = RunFacts.of(context)
         limits = facts.limits(self.task_id, self.limits)
-        end = limits.end(facts.reference(self.task_id, self.reference_date), self._timezone())
+        zone = _timezone_of(context.get("dag") or self.get_dag())
+        end = limits.end(facts.reference(self.task_id, self.reference_date), zone)
         if end is not None and end[0] <= datetime.now(UTC):
             return Result.PASS, Action.STOP
         return (None, Action.STOP) if limits.is_last(facts.retriggers(self.task_id)) else None
@@ -262,11 +263,8 @@ class HighAvailabilityOperator(TriggererOperator):
                 require_serializable(name, getattr(self, name))
 
     def _rules(self) -> CheckRules:
-        return CheckRules(self.limits, self.reference_date, self._timezone(), self.thresholds, self.pace)
-
-    def _timezone(self) -> str:
-        dag = self.get_dag()
-        return "UTC" if dag is None else str(getattr(dag.timezone, "name", dag.timezone))
+        zone = _timezone_of(self.get_dag())
+        return CheckRules(self.limits, self.reference_date, zone, self.thresholds, self.pace)
 
     def _add_params(self, dag: DAG) -> None:
         own = {
@@ -279,3 +277,7 @@ class HighAvailabilityOperator(TriggererOperator):
         for name, param in own.items():
             if f"{self.task_id}-force-{name}" not in dag.params:
                 dag.params[f"{self.task_id}-force-{name}"] = param
+
+
+def _timezone_of(dag: Any) -> str:
+    return "UTC" if dag is None else str(getattr(dag.timezone, "name", dag.timezone))
