@@ -68,6 +68,23 @@ def _pool_name(value: Any) -> Any:
     return getattr(value, "pool", value)
 
 
+def fields_of_hook(hook: Any) -> dict[str, Any]:
+    """Return the fields of :class:`SSHOperatorArgs` that an SSHHook of the SSH provider sets: the id of its connection,
+    and its host. The hook itself cannot be sent to the triggerer.
+
+    :raises InputError: if the object is not a hook, or if the login is in the hook and not in an Airflow connection.
+    """
+    found = {name: getattr(hook, name, None) for name in ("ssh_conn_id", "remote_host")}
+    given = {name: value for name, value in found.items() if value}
+    is_login = any(getattr(hook, name, None) for name in ("password", "key_file", "pkey"))
+    if not given or (is_login and "ssh_conn_id" not in given):
+        raise InputError(
+            "ssh_hook cannot be sent to the triggerer, only the id of its Airflow connection and its host; create an "
+            "Airflow connection of type SSH with the login, and give ssh_conn_id instead"
+        )
+    return given
+
+
 class AirflowConfiguration(Model):
     """Default values for the fields of all programs, and the address of supervisord's TCP server.
 
@@ -131,6 +148,13 @@ class SSHOperatorArgs(Model):
     cmd_timeout: float | None = Field(default=None, gt=0)
     banner_timeout: float | None = Field(default=None, gt=0)
     environment: dict[str, str] = Field(default_factory=dict, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _replace_hook(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("ssh_hook") is None:
+            return data
+        return fields_of_hook(data["ssh_hook"]) | {name: data[name] for name in data if name != "ssh_hook"}
 
 
 class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
@@ -332,9 +356,9 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
     @classmethod
     def _nested(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("ssh_hook") is not None:
-            raise InputError(
-                "ssh_hook is a Python object and cannot be sent to the triggerer; give ssh_conn_id instead"
-            )
+            data = fields_of_hook(data["ssh_hook"]) | {
+                name: data[name] for name in data if name != "ssh_hook"
+            }
         data = _nest_fields(data, "airflow", AirflowConfiguration, cls)
         data = _nest_fields(data, "ssh_operator_args", SSHOperatorArgs, cls)
         if isinstance(data, dict):

@@ -12,9 +12,9 @@ from typing import Any
 from xmlrpc.client import ServerProxy
 
 import pytest
+from airflow.sdk.exceptions import AirflowException
 from integration.supervisor.support import SLEEP, alive, set_timings, until
 
-from airflow.sdk.exceptions import AirflowException
 from deferrable_ops.cli.main import main
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.supervisor import (
