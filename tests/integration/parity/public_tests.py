@@ -65,7 +65,7 @@ class PackagesMissing(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class TestResult:
+class PublicTest:
     """How one test ended.
 
     :param name: the test's id for pytest, below the folder of the package's tests.
@@ -76,7 +76,7 @@ class TestResult:
     problem: str
 
 
-def run_public_tests(package: str, folder: Path) -> list[TestResult]:
+def run_public_tests(package: str, folder: Path) -> list[PublicTest]:
     """Run the public tests of one package, and return the results.
 
     :param folder: an empty folder, into which the changed tests are written.
@@ -129,7 +129,7 @@ class _Imports(ast.NodeTransformer):
         return list(ast.parse("\n".join(lines)).body)
 
 
-def _run(tests: Path, folder: Path) -> list[TestResult]:
+def _run(tests: Path, folder: Path) -> list[PublicTest]:
     report = folder / "report.xml"
     (folder / "pytest.ini").write_text("[pytest]\n")
     command = [
@@ -156,10 +156,10 @@ def _run(tests: Path, folder: Path) -> list[TestResult]:
     return [_result(case) for case in ElementTree.parse(report).iter("testcase")]
 
 
-def _result(case: ElementTree.Element) -> TestResult:
+def _result(case: ElementTree.Element) -> PublicTest:
     problem = next((found for found in case if found.tag in ("failure", "error", "skipped")), None)
     file, name = case.get("file", ""), case.get("name", "")
     module = file.removesuffix(".py").replace("/", ".")
     owner = case.get("classname", "").removeprefix(module).strip(".")
     message = "" if problem is None else (problem.get("message") or problem.text or problem.tag)
-    return TestResult("::".join(part for part in (file, owner, name) if part), message.partition("\n")[0])
+    return PublicTest("::".join(part for part in (file, owner, name) if part), message.partition("\n")[0])
