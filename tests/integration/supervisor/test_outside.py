@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from xmlrpc.client import ServerProxy
 
 import pytest
 from airflow.sdk.exceptions import AirflowException
-from integration.supervisor.support import SLEEP, alive, set_timings, until
+from integration.supervisor.support import SLEEP, Place, alive, set_timings, until
 
 from deferrable_ops.cli.main import main
 from deferrable_ops.exceptions import InputError
@@ -21,11 +23,15 @@ from deferrable_ops.operators.supervisor import (
     SupervisorAirflowConfiguration,
     SupervisorClient,
     SupervisorConvenienceConfiguration,
+    SupervisorSSHAirflowConfiguration,
     check_supervisor_health,
 )
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor.host import StepFailed
 from real_airflow.ports import free_port
+from real_sshd import RealSshd
+
+pytest.importorskip("supervisor.supervisord")
 
 SPEAKER = f"{sys.executable} -c 'import sys; print(1); print(2, file=sys.stderr); sys.exit(3)'"
 
@@ -255,3 +261,54 @@ def test_health_check_accepts_ends_and_other_clients(folder: Path) -> None:
             check_supervisor_health(cfg, supervisor_client=other)
     finally:
         cfg.kill()
+
+
+async def test_steps_of_a_dag_use_the_supervisord_of_a_script(place: Place) -> None:
+    cfg = place.cfg()
+    cfg.write()
+    pid = cfg.start()
+    result = await place.run_steps(cfg, "configure-supervisor", "start-supervisor")
+    assert (result["pid"], result["started"]) == (pid, False)
+    await place.run_steps(cfg, "start-programs")
+    [process] = SupervisorClient(cfg).processes_of("a")
+    assert process.pid in place.processes()
+    assert cfg.stop() == [pid]
+    assert (place.daemons(), place.processes()) == ([], [])
+
+
+@pytest.mark.long
+def test_script_and_command_work_over_ssh(
+    folder: Path, sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
+    fields = {
+        "working_dir": str(folder / "s"),
+        "ssh_conn_id": "web",
+        "command_prefix": f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+        "startsecs": 0,
+        "program": {"a": {"command": SLEEP}},
+    }
+    cfg = SupervisorSSHAirflowConfiguration(**fields)
+    cfg.write()
+    cfg.start()
+    try:
+        client = SupervisorClient(cfg)
+        client.start("a")
+        assert check_supervisor_health(cfg)["processes"][0]["state"] == "RUNNING"
+        assert client.log("a").offset == 0
+        (folder / "cfg.yaml").write_text(json.dumps(fields))
+        command = ["check-programs", str(folder / "cfg.yaml"), "--as", "ssh", "--check-running"]
+        done = subprocess.run(
+            [sys.executable, "-m", "deferrable_ops.cli", "supervisord", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "a:a      RUNNING" in done.stdout
+        cfg.stop()
+        cfg.rmdir()
+        assert not (folder / "s").exists()
+    finally:
+        if cfg.running():
+            cfg.kill()
