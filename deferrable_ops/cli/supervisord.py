@@ -1,8 +1,8 @@
 """The command ``deferrable-ops supervisord``.
 
-The command renders the configuration of a supervisord, lists the supervisords that the inbox records, and deletes the
-inbox's record of a supervisord. It also requests to stop a supervisord or to restart a program; a triggerer that
-reaches the machine carries out the request.
+The command renders the configuration of a supervisord, runs a step of a Supervisor (``supervisord_steps.py``), lists
+the supervisords that the inbox records, and deletes the inbox's record of a supervisord. It also requests to stop a
+supervisord or to restart a program; a triggerer that reaches the machine carries out the request.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from deferrable_ops.cli import supervisord_steps
 from deferrable_ops.cli.common import add_command, positive, print_table, time_text, with_inbox
 from deferrable_ops.supervisord import arguments
 
@@ -141,10 +142,13 @@ def _seconds(text: str) -> float:
 def add_commands(commands: Any) -> None:
     """Add ``supervisord`` and its commands to the parser."""
     supervisord = add_command(
-        commands, "supervisord", "render supervisord's configuration from YAML, and list daemons"
+        commands,
+        "supervisord",
+        "render supervisord's configuration, run steps of a Supervisor, and list daemons",
     )
     subcommands = supervisord.add_subparsers(required=True, metavar="COMMAND")
     arguments.add_commands(subcommands)
+    supervisord_steps.add_commands(subcommands)
     add_command(subcommands, "list", "list daemons and their hosts", list_daemons)
     forgotten = add_command(
         subcommands, "forget", "delete the record of a daemon whose host is permanently lost", forget_daemon

@@ -63,12 +63,16 @@ class RunFacts:
 
     @classmethod
     def of(cls, context: Mapping[str, Any]) -> RunFacts:
-        """Return the data of the DAG run from a task's context, on a worker or in a triggerer."""
+        """Return the data of the DAG run from a task's context, on a worker or in a triggerer.
+
+        In a test of a DAG, the DAG run in the context may be a simple object that has only a conf and dates.
+        """
         dag_run, params = context["dag_run"], context.get("params") or {}
+        run_type = getattr(dag_run, "run_type", "")
         return cls(
-            dag_run.dag_id,
-            dag_run.run_id,
-            str(getattr(dag_run.run_type, "value", dag_run.run_type)),
+            getattr(dag_run, "dag_id", ""),
+            getattr(dag_run, "run_id", ""),
+            str(getattr(run_type, "value", run_type)),
             {name: _isoformat(getattr(dag_run, name, None)) for name in _MOMENTS},
             dict(dag_run.conf or {}),
             {name: params[name] for name in params},

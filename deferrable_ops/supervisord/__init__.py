@@ -13,9 +13,10 @@ if TYPE_CHECKING:
         AirflowConfiguration,
         SSHOperatorArgs,
         SupervisorAirflowConfiguration,
+        SupervisorConvenienceConfiguration,
         SupervisorSSHAirflowConfiguration,
     )
-    from deferrable_ops.supervisord.configuration import SupervisorConfiguration
+    from deferrable_ops.supervisord.configuration import SupervisorConfiguration, load_config
     from deferrable_ops.supervisord.daemon_sections import (
         GroupConfiguration,
         IncludeConfiguration,
@@ -46,10 +47,12 @@ __all__ = [
     "SSHOperatorArgs",
     "SupervisorAirflowConfiguration",
     "SupervisorConfiguration",
+    "SupervisorConvenienceConfiguration",
     "SupervisorSSHAirflowConfiguration",
     "SupervisorctlConfiguration",
     "SupervisordConfiguration",
     "UnixHttpServerConfiguration",
+    "load_config",
 ]
 
 _MODULES: Final = ("airflow", "configuration", "daemon_sections", "policy", "program_sections")

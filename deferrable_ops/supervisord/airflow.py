@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from datetime import time, timedelta
+from operator import attrgetter
 from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, Final, Literal, Self
@@ -16,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     FieldSerializationInfo,
+    SecretStr,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_serializer,
@@ -24,6 +26,7 @@ from pydantic import (
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.supervisord.configuration import SupervisorConfiguration
+from deferrable_ops.supervisord.control import ControlledDaemon
 from deferrable_ops.supervisord.daemon_sections import check_credentials
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
 from deferrable_ops.supervisord.policy import ProgramPolicy
@@ -74,6 +77,23 @@ _FUNCTION_OR_VALUE: Final = (Field(union_mode="left_to_right"), BeforeValidator(
 
 def _pool_name(value: Any) -> Any:
     return getattr(value, "pool", value)
+
+
+def fields_of_hook(hook: Any) -> dict[str, Any]:
+    """Return the fields of :class:`SSHOperatorArgs` that an SSHHook of the SSH provider sets: the id of its connection,
+    and its host. The hook itself cannot be sent to the triggerer.
+
+    :raises InputError: if the object is not a hook, or if the login is in the hook and not in an Airflow connection.
+    """
+    found = {name: getattr(hook, name, None) for name in ("ssh_conn_id", "remote_host")}
+    given = {name: value for name, value in found.items() if value}
+    is_login = any(getattr(hook, name, None) for name in ("password", "key_file", "pkey"))
+    if not given or (is_login and "ssh_conn_id" not in given):
+        raise InputError(
+            "ssh_hook cannot be sent to the triggerer, only the id of its Airflow connection and its host; create an "
+            "Airflow connection of type SSH with the login, and give ssh_conn_id instead"
+        )
+    return given
 
 
 class AirflowConfiguration(Model):
@@ -140,14 +160,21 @@ class SSHOperatorArgs(Model):
     banner_timeout: float | None = Field(default=None, gt=0)
     environment: dict[str, str] = Field(default_factory=dict, repr=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _replace_hook(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("ssh_hook") is None:
+            return data
+        return fields_of_hook(data["ssh_hook"]) | {name: data[name] for name in data if name != "ssh_hook"}
 
-class SupervisorAirflowConfiguration(SupervisorConfiguration):
+
+class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     """The configuration of a supervisord that belongs to a DAG.
 
     Fields that the user does not set get default values. By default, ``working_dir`` contains supervisord's files and
     one directory for each program. By default, only the user of supervisord can open the Unix socket, and supervisord
     neither starts nor restarts a program by itself; the tasks start and restart programs. A value that the user sets
-    for one program replaces the default value for all programs. You can write the fields of
+    for one program replaces the default value for all programs. You can write and read the fields of
     :class:`AirflowConfiguration` inside the field ``airflow``, or directly in this class.
 
     :param check_interval: time between two polls of the programs' states. This duration and all other durations in this
@@ -202,6 +229,47 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
     drift: Literal["warn", "apply", "fail"] = "warn"
     policy: ProgramPolicy = Field(default_factory=ProgramPolicy)
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
+
+    # The fields of the nested model, as airflow-supervisor has them.
+    startsecs = property(attrgetter("airflow.startsecs"))
+    startretries = property(attrgetter("airflow.startretries"))
+    exitcodes = property(attrgetter("airflow.exitcodes"))
+    stopsignal = property(attrgetter("airflow.stopsignal"))
+    stopwaitsecs = property(attrgetter("airflow.stopwaitsecs"))
+    stopasgroup = property(attrgetter("airflow.stopasgroup"))
+    killasgroup = property(attrgetter("airflow.killasgroup"))
+    rpcinterface_factory = property(attrgetter("airflow.rpcinterface_factory"))
+    local_or_remote = property(attrgetter("airflow.local_or_remote"))
+    protocol = property(attrgetter("airflow.protocol"))
+    rpcpath = property(attrgetter("airflow.rpcpath"))
+    command_timeout = property(attrgetter("airflow.command_timeout"))
+
+    @property
+    def host(self) -> str:
+        """Host name or address by which clients connect to supervisord's machine."""
+        return self.airflow.host
+
+    @property
+    def port(self) -> str | None:
+        """Address of supervisord's TCP server, such as ``127.0.0.1:9001``; None if there is only the Unix socket."""
+        found: str | None = self._of_tcp_server("port")
+        return found
+
+    @property
+    def username(self) -> str | None:
+        """User name of supervisord's TCP server; None if this server needs no login."""
+        found: str | None = self._of_tcp_server("username")
+        return found
+
+    @property
+    def password(self) -> SecretStr | None:
+        """Password of supervisord's TCP server; None if this server needs no login."""
+        found: SecretStr | None = self._of_tcp_server("password")
+        return found
+
+    def _of_tcp_server(self, field: str) -> Any:
+        given = getattr(self.airflow, field)
+        return getattr(self.inet_http_server, field, None) if given is None else given
 
     def policy_of(self, program: str) -> ProgramPolicy:
         """Return the policy of this program: its entry in ``policies``, or ``policy`` if there is no entry."""
@@ -271,6 +339,10 @@ class SupervisorAirflowConfiguration(SupervisorConfiguration):
         return self
 
 
+SupervisorConvenienceConfiguration = SupervisorAirflowConfiguration
+"""The name in supervisor-pydantic of the configuration that can be used outside of a DAG."""
+
+
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
     """The configuration of a supervisord on a remote machine, which the library reaches over SSH. All paths in this
     configuration are paths on the remote machine.
@@ -286,13 +358,28 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
         default_factory=SSHOperatorArgs
     )
 
+    # The fields of the nested model can be read here, because they can also be written here.
+    ssh_conn_id = property(attrgetter("ssh_operator_args.ssh_conn_id"))
+    remote_host = property(attrgetter("ssh_operator_args.remote_host"))
+    conn_timeout = property(attrgetter("ssh_operator_args.conn_timeout"))
+    cmd_timeout = property(attrgetter("ssh_operator_args.cmd_timeout"))
+    banner_timeout = property(attrgetter("ssh_operator_args.banner_timeout"))
+    environment = property(attrgetter("ssh_operator_args.environment"))
+
+    @property
+    def host(self) -> str:
+        """Host name or address of the remote machine. If only the Airflow connection contains the machine's host, this
+        is the field ``host`` of ``airflow``.
+        """
+        return self.ssh_operator_args.remote_host or self.airflow.host
+
     @model_validator(mode="before")
     @classmethod
     def _nested(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("ssh_hook") is not None:
-            raise InputError(
-                "ssh_hook is a Python object and cannot be sent to the triggerer; give ssh_conn_id instead"
-            )
+            data = fields_of_hook(data["ssh_hook"]) | {
+                name: data[name] for name in data if name != "ssh_hook"
+            }
         data = _nest_fields(data, "airflow", AirflowConfiguration, cls)
         data = _nest_fields(data, "ssh_operator_args", SSHOperatorArgs, cls)
         if isinstance(data, dict):

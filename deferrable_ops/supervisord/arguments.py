@@ -26,7 +26,13 @@ def add_commands(commands: Any) -> None:
     _add(commands, "check", "validate a configuration and print a summary", _check)
 
 
-def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
+def add_file_command(
+    commands: Any, name: str, summary: str, run: Any, default: str
+) -> argparse.ArgumentParser:
+    """Add a command whose argument is a YAML file with a configuration.
+
+    :param default: the kind of the configuration if neither ``--as`` nor ``_target_`` in the file selects one.
+    """
     command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     command.set_defaults(run=run)
     command.add_argument("file", type=Path, metavar="FILE", help="the configuration, in YAML")
@@ -35,9 +41,13 @@ def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentP
         dest="kind",
         choices=KINDS,
         help="plain: only supervisord's sections; airflow or ssh: also the defaults that a DAG uses. Without --as, "
-        "_target_ in FILE selects the kind; without _target_, the kind is plain",
+        f"_target_ in FILE selects the kind; without _target_, the kind is {default}",
     )
     return command
+
+
+def _add(commands: Any, name: str, summary: str, run: Any) -> argparse.ArgumentParser:
+    return add_file_command(commands, name, summary, run, "plain")
 
 
 def _render(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.supervisord.airflow import (
     SupervisorAirflowConfiguration,
+    SupervisorConvenienceConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
 from deferrable_ops.supervisord.configuration import SupervisorConfiguration
@@ -31,7 +32,7 @@ _KINDS: Final[dict[str, type[SupervisorConfiguration]]] = dict(
 
 def render(options: argparse.Namespace) -> int:
     """Print the text of supervisord's configuration file, or write the text to the file ``--output``."""
-    config = _read(options)
+    config = read_configuration(options)
     text = config.to_cfg()
     if options.output is not None:
         _write_private(options.output, text)
@@ -47,7 +48,7 @@ def render(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Validate a configuration, and print its class, programs, Unix socket and TCP port."""
-    config = _read(options)
+    config = read_configuration(options)
     config.to_cfg()
     programs = ", ".join(config.programs) or "none"
     reached = [
@@ -62,9 +63,14 @@ def check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(options: argparse.Namespace) -> SupervisorConfiguration:
+def read_configuration(options: argparse.Namespace, default: str = "plain") -> SupervisorConfiguration:
+    """Return the configuration in the file of a command. Warnings about it are written to stderr.
+
+    :param default: the kind of the configuration if neither ``--as`` nor ``_target_`` in the file selects one.
+    :raises InputError: if the file cannot be read, or is invalid.
+    """
     data, source = yaml_mapping(options.file), str(options.file)
-    kind = _KINDS[options.kind] if options.kind else _kind_of(source, data)
+    kind = _KINDS[options.kind] if options.kind else _kind_of(source, data, _KINDS[default])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         config = validated(kind, without_marks(source, data), source)
@@ -73,12 +79,15 @@ def _read(options: argparse.Namespace) -> SupervisorConfiguration:
     return config
 
 
-def _kind_of(source: str, data: dict[str, Any]) -> type[SupervisorConfiguration]:
+def _kind_of(
+    source: str, data: dict[str, Any], default: type[SupervisorConfiguration]
+) -> type[SupervisorConfiguration]:
     target = data.get("_target_")
     if target is None:
-        return SupervisorConfiguration
+        return default
     name = str(target).rpartition(".")[2]
     known = {kind.__name__: kind for kind in _KINDS.values()}
+    known["SupervisorConvenienceConfiguration"] = SupervisorConvenienceConfiguration
     if name not in known:
         raise InputError(
             f"{source} has _target_: {target}, which is not a configuration of supervisord; use one of "

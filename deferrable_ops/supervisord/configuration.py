@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +27,7 @@ from deferrable_ops.supervisord.program_sections import (
 from deferrable_ops.supervisord.rendering import contains_here
 from deferrable_ops.supervisord.section import Model, Section
 from deferrable_ops.supervisord.values import REVEAL, FilePath, Name
-from deferrable_ops.supervisord.yaml_files import validated, without_marks, yaml_mapping
+from deferrable_ops.supervisord.yaml_files import compose, validated, without_marks, yaml_mapping
 
 
 class SupervisorConfiguration(Model):
@@ -58,6 +60,33 @@ class SupervisorConfiguration(Model):
             and the name of the invalid field.
         """
         return validated(cls, without_marks(str(path), yaml_mapping(path)), str(path))
+
+    @classmethod
+    def load(
+        cls,
+        config_dir: str = "config",
+        config_name: str = "",
+        overrides: Sequence[str] | None = None,
+        *,
+        basepath: str | Path = "",
+    ) -> Self:
+        """Compose the configuration from YAML files with Hydra. Needs the package ``hydra-core``.
+
+        :param config_dir: the name of the folder with the YAML files. The folder is in the directory of the calling
+            file, or in one of that directory's parents.
+        :param config_name: name of the YAML file with which Hydra begins, without ``.yaml``. Without a name, only
+            `overrides` choose files.
+        :param overrides: Hydra overrides, for example ``["+program=[sleep,echo]", "+working_dir=/data"]``.
+        :param basepath: the search for `config_dir` begins at this file or folder; by default at the calling file.
+        :raises ConfigurationError: if Hydra is not installed.
+        :raises InputError: if the folder is not found, or if the files do not give a valid configuration.
+        """
+        found = compose(config_dir, config_name, overrides or (), basepath or _calling_file())
+        if isinstance(found, cls):
+            return found
+        if isinstance(found, SupervisorConfiguration):
+            found = {name: getattr(found, name) for name in found.model_fields_set}
+        return validated(cls, found, f"{config_dir}/{config_name}".rstrip("/"))
 
     def to_cfg(self) -> str:
         """Return the text of supervisord's configuration file.
@@ -137,3 +166,14 @@ class SupervisorConfiguration(Model):
                 "program, group and event listener needs a unique name"
             )
         return self
+
+
+def _calling_file() -> str:
+    """Return the file of the code that called :meth:`SupervisorConfiguration.load`."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = None if frame is None else frame.f_back
+    return "" if frame is None else frame.f_code.co_filename
+
+
+load_config = SupervisorConfiguration.load

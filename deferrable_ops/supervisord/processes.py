@@ -127,6 +127,15 @@ def processes_by_program(
     }
 
 
+def has_ended_well(process: Process, program: ProgramConfiguration) -> bool:
+    """Return whether a process was stopped on request, or has exited with an exit code that the program's
+    ``exitcodes`` contain. Policies are not considered.
+    """
+    if process.state is ProcessState.STOPPED:
+        return process.start > 0
+    return process.state is ProcessState.EXITED and process.exit_code in program.exitcodes
+
+
 def interpret_end(process: Process, program: ProgramConfiguration, policy: ProgramPolicy) -> Action | None:
     """Return the action that the policy requires for an ended process. Return None if the process is running, or if
     supervisord will restart it.

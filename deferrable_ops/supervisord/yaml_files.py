@@ -1,15 +1,16 @@
-"""Loads the configuration of a supervisord from a YAML file, with or without the special keys of Hydra."""
+"""Loads the configuration of a supervisord from a YAML file, or from the YAML files that Hydra composes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from deferrable_ops.exceptions import InputError
+from deferrable_ops.exceptions import ConfigurationError, InputError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -45,6 +46,34 @@ def without_marks(path: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _without_marks(path, value) for key, value in data.items() if key not in _HYDRA_KEYS}
 
 
+def compose(config_dir: str, config_name: str, overrides: Sequence[str], start: str | Path) -> Any:
+    """Compose YAML files with Hydra, create the objects that ``_target_`` names, and return the result.
+
+    :param config_dir: the name of the folder with the YAML files. The folder is searched in `start` and its parents.
+    :param config_name: the file with which Hydra begins, without ``.yaml``. With "", only `overrides` choose files.
+    :param start: a file or a folder. The search begins in this folder, or in the folder of this file.
+    :raises ConfigurationError: if Hydra is not installed.
+    :raises InputError: if the folder is not found, or if Hydra cannot compose the files.
+    """
+    try:
+        hydra: Any = import_module("hydra")
+        instantiate: Any = import_module("hydra.utils").instantiate
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Hydra cannot be imported ({error}); run `pip install hydra-core`, or read one YAML file with from_yaml()"
+        ) from error
+    folder = _find_folder(config_dir, config_name, Path(start).absolute())
+    errors = (
+        import_module("hydra.errors").HydraException,
+        import_module("omegaconf.errors").OmegaConfBaseException,
+    )
+    try:
+        with hydra.initialize_config_dir(str(folder), version_base=None):
+            return instantiate(hydra.compose(config_name or None, list(overrides)))
+    except errors as error:
+        raise InputError(f"{folder} cannot be composed by Hydra: {error}") from error
+
+
 def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
     """Validate the data, and return a model of the class `kind`.
 
@@ -59,6 +88,20 @@ def validated(kind: type[M], data: Mapping[str, Any], source: str) -> M:
         raise InputError(
             "\n  ".join([f"{source} is not a valid {kind.__name__}; correct these fields:", *lines])
         ) from None
+
+
+def _find_folder(config_dir: str, config_name: str, start: Path) -> Path:
+    for parent in (start, *start.parents):
+        folder = parent / config_dir
+        files = (
+            [folder / f"{config_name}{suffix}" for suffix in (".yaml", ".yml")] if config_name else [folder]
+        )
+        if any(file.exists() for file in files):
+            return folder
+    raise InputError(
+        f"no folder {config_dir!r}{f' with the file {config_name}.yaml' if config_name else ''} in {start} or its "
+        "parents; check config_dir= and config_name=, or set basepath="
+    )
 
 
 def _field(location: tuple[int | str, ...]) -> str:

@@ -106,6 +106,10 @@ def test_programs_that_end_well_fail_or_are_started_again_take_no_worker_and_lea
     ends_well(airflow, ends)
     fails.wait_for("failed", timeout=180)
     assert fails.worker_processes() == 0
+    check = step(fails, "check-programs")
+    assert [row["state"] for row in check.xcom("supervisor_process_status")] == ["EXITED"]
+    [failure] = check.xcom("supervisor_failure")
+    assert (failure["program"], failure["exitstatus"]) == ("test", 1)
     assert steps(fails, *STOPS) == dict.fromkeys(STOPS, "success")
     assert Place.of(airflow, fails).is_clean()
     program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(airflow, "sup")

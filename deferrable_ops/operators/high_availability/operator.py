@@ -253,12 +253,13 @@ class HighAvailabilityOperator(TriggererOperator):
         After ``runtime`` or ``endtime``, return ``(PASS, STOP)``. If only ``maxretrigger`` is reached, return ``(None,
         STOP)``.
 
-        :param context: Airflow's context; this method reads only ``dag_run`` and ``params``.
+        :param context: Airflow's context; this method reads only ``dag_run``, ``params`` and ``dag``.
         """
         facts = RunFacts.of(context)
         computed = compute_limits(self.task_id, facts, self.limits, self.reference_date)
+        zone = _timezone_of(context.get("dag") or self.get_dag())
         limits = facts.limits(self.task_id, computed)
-        end = limits.end(facts.reference(self.task_id, self.reference_date), self._timezone())
+        end = limits.end(facts.reference(self.task_id, self.reference_date), zone)
         now = datetime.now(UTC)
         if end is not None and end[0] <= now:
             return Result.PASS, Action.STOP
@@ -359,18 +360,15 @@ class HighAvailabilityOperator(TriggererOperator):
         return source.worker_only_use(self.op_args or [], self.op_kwargs or {})
 
     def _rules(self) -> CheckRules:
+        zone = _timezone_of(self.get_dag())
         return CheckRules(
             self.limits,
             self.reference_date,
-            self._timezone(),
+            zone,
             self.thresholds,
             self.pace,
             self.backoff,
         )
-
-    def _timezone(self) -> str:
-        dag = self.get_dag()
-        return "UTC" if dag is None else str(getattr(dag.timezone, "name", dag.timezone))
 
     def _add_params(self, dag: DAG) -> None:
         own = {
@@ -383,3 +381,7 @@ class HighAvailabilityOperator(TriggererOperator):
         for name, param in own.items():
             if f"{self.task_id}-force-{name}" not in dag.params:
                 dag.params[f"{self.task_id}-force-{name}"] = param
+
+
+def _timezone_of(dag: Any) -> str:
+    return "UTC" if dag is None else str(getattr(dag.timezone, "name", dag.timezone))

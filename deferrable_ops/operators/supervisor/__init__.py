@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from deferrable_ops.operators.supervisor.health import check_supervisor_health
 from deferrable_ops.operators.supervisor.supervisor import Supervisor, SupervisorSSH
 from deferrable_ops.supervisord import (
     AirflowConfiguration,
@@ -19,11 +20,14 @@ from deferrable_ops.supervisord import (
     SSHOperatorArgs,
     SupervisorAirflowConfiguration,
     SupervisorConfiguration,
+    SupervisorConvenienceConfiguration,
     SupervisorctlConfiguration,
     SupervisordConfiguration,
     SupervisorSSHAirflowConfiguration,
     UnixHttpServerConfiguration,
+    load_config,
 )
+from deferrable_ops.triggers.supervisor.client import SupervisorClient
 
 if TYPE_CHECKING:
     from deferrable_ops.operators.supervisor.airflow_config import (
@@ -54,7 +58,9 @@ __all__ = [
     "SSHOperatorArgs",
     "Supervisor",
     "SupervisorAirflowConfiguration",
+    "SupervisorClient",
     "SupervisorConfiguration",
+    "SupervisorConvenienceConfiguration",
     "SupervisorLocal",
     "SupervisorOperator",
     "SupervisorOperatorArgs",
@@ -70,8 +76,10 @@ __all__ = [
     "SupervisorctlConfiguration",
     "SupervisordConfiguration",
     "UnixHttpServerConfiguration",
+    "check_supervisor_health",
     "load_airflow_config",
     "load_airflow_ssh_config",
+    "load_config",
 ]
 
 SupervisorLocal = Supervisor

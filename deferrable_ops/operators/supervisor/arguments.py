@@ -17,6 +17,7 @@ from deferrable_ops.supervisord import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
+from deferrable_ops.supervisord.airflow import fields_of_hook
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, given_working_dir
 from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDOWN_STEPS
 
@@ -26,7 +27,7 @@ CHECK: Final = "check-programs"
 FORCE_KILL: Final = "force-kill"
 REPLACEABLE_STEPS: Final = (*START_STEPS, CHECK, "restart-programs", *TEARDOWN_STEPS, FORCE_KILL)
 
-REMOTE_ARGUMENTS: Final = (*SSHOperatorArgs.model_fields, "command_prefix")
+REMOTE_ARGUMENTS: Final = (*SSHOperatorArgs.model_fields, "command_prefix", "ssh_hook")
 
 _TEARDOWN_RETRIES: Final = 3
 _TEARDOWN_RETRY_DELAY: Final = timedelta(seconds=30)
@@ -73,11 +74,13 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
 
     :param host: host name of the remote machine, which replaces the host in `cfg`; None keeps the host in `cfg`.
     :param port: TCP port of supervisord, which replaces the port in `cfg`; None keeps the port in `cfg`.
-    :param own: the other arguments by name: ``command_prefix`` and the fields of SSHOperatorArgs. An argument that is
-        None keeps the value in `cfg`.
+    :param own: the other arguments by name: ``command_prefix``, ``ssh_hook`` and the fields of SSHOperatorArgs. An
+        argument that is None keeps the value in `cfg`.
     :raises InputError: if a value is invalid.
     """
     given = {name: value for name, value in own.items() if value is not None}
+    if "ssh_hook" in given:
+        given = fields_of_hook(given.pop("ssh_hook")) | given
     if host is not None:
         if given.get("remote_host") not in (None, host):
             raise InputError(

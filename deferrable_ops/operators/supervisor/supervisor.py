@@ -212,7 +212,8 @@ class SupervisorSSH(Supervisor):
         `port` can be a number, an object with a ``port``, or a function that returns one of these.
     :param kwargs: the `kwargs` of :class:`Supervisor`, and also ``ssh_conn_id``, ``remote_host``, ``conn_timeout``,
         ``cmd_timeout``, ``banner_timeout``, ``environment`` and ``command_prefix``. Each of these SSH arguments
-        replaces the field of the same name in the configuration `cfg`.
+        replaces the field of the same name in the configuration `cfg`. From ``ssh_hook``, only the id of the Airflow
+        connection and the host are used.
 
     The other parameters are the same as for :class:`Supervisor`.
     """

@@ -25,9 +25,10 @@ from deferrable_ops.triggers.supervisor.configuration import (
     load_configuration,
     outage_source,
 )
-from deferrable_ops.triggers.supervisor.host import open_host
+from deferrable_ops.triggers.supervisor.host import SupervisorHost, open_host
 from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
+from deferrable_ops.triggers.supervisor.watch.process_xcoms import FAILURE, STATUS, ProcessXComs
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher, parse_processes
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState, load_saved_state
 
@@ -37,6 +38,7 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
     Action.FAIL: (Result.FAIL, CheckAction.STOP),
     Action.RETRIGGER: (Result.FAIL, CheckAction.RETRIGGER),
 }
+_FAILURES: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
 
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
@@ -80,6 +82,11 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         """The name of supervisord's machine, in a tuple. Outages of this machine are reported under this name."""
         return (outage_source(load_configuration(self.configuration)),)
 
+    @property
+    def xcoms_to_clear(self) -> tuple[str, ...]:
+        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
+        return (*super().xcoms_to_clear, STATUS, FAILURE)
+
     async def cancel(self, wait: Wait) -> None:
         """Stop supervisord and its programs, if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, load_configuration(self.configuration), self.log)
@@ -118,12 +125,13 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
                 saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
-                return await self._watch(
-                    evaluator, ProgramWatcher(host, readings, saved, self.current.attempt)
-                )
+                watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
+                return await self._watch(evaluator, host, watcher)
 
-    async def _watch(self, evaluator: CheckEvaluator, watcher: ProgramWatcher) -> Outcome:
-        saved = None
+    async def _watch(
+        self, evaluator: CheckEvaluator, host: SupervisorHost, watcher: ProgramWatcher
+    ) -> Outcome:
+        saved, xcoms = None, ProcessXComs(self.push_xcom, self.log)
         while (ended := evaluator.at_limit(_now())) is None:
             verdict = await watcher.next_verdict(_seconds_until(evaluator.end))
             if verdict is None:
@@ -141,11 +149,17 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
             if (evaluator.state, watcher.state) != saved:
                 saved = evaluator.state, watcher.state
                 await self._save(*saved)
-            if outcome is not None:
+            if outcome is None:
+                xcoms.show(watcher.facts, watcher.programs)
+            else:
                 self.log.info("%s", verdict.reason)
+                await xcoms.finish(watcher.facts, watcher.programs)
+                if verdict.action in _FAILURES:
+                    await xcoms.fail(host, watcher.programs)
                 return outcome if not isinstance(outcome, Decision) else self.end(outcome)
             await watcher.apply_steps()
         await watcher.finish_output()
+        await xcoms.finish(watcher.facts, watcher.programs)
         await self._save(evaluator.state, watcher.state)
         return self.end(ended)
 

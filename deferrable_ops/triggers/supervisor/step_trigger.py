@@ -19,6 +19,7 @@ from deferrable_ops.inbox.waits.launches import Claim
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Success
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+from deferrable_ops.supervisord.processes import processes_by_program
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.lifecycle.launching import LOST
@@ -28,9 +29,10 @@ from deferrable_ops.triggers.supervisor.configuration import (
     load_configuration,
     outage_source,
 )
-from deferrable_ops.triggers.supervisor.host import StepFailed, open_host
+from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost, open_host
 from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
+from deferrable_ops.triggers.supervisor.watch.process_xcoms import FAILURE, ProcessXComs
 
 _TRANSIENT: Final = (MachineUnavailable, SupervisordUnavailable)
 _CANCELLABLE_STEPS: Final = frozenset(
@@ -118,6 +120,11 @@ class SupervisorStepTrigger(TaskTrigger):
         new = super().new_wait(attempt)
         return replace(new, timeout=self.timeout, latest_deadline=None, deadline_pauses=True)
 
+    @property
+    def xcoms_to_clear(self) -> tuple[str, ...]:
+        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
+        return (*super().xcoms_to_clear, *([FAILURE] if self.step in _PROGRAM_STEPS else []))
+
     async def wait(self) -> Outcome:
         """Run the step, and return its result as the task's outcome."""
         return await self.race_with_settlement(self._run_step())
@@ -169,7 +176,20 @@ class SupervisorStepTrigger(TaskTrigger):
                 record_launch=self.record_launch,
                 tears_down=self.tears_down,
             )
-            return await runner.run(self.step)
+            try:
+                return await runner.run(self.step)
+            except StepFailed:
+                if self.step in _PROGRAM_STEPS:
+                    await self._push_failure(host)
+                raise
+
+    async def _push_failure(self, host: SupervisorHost) -> None:
+        try:
+            found = processes_by_program(self._cfg, await host.processes())
+        except (*_TRANSIENT, MachineRefused, SupervisordRefused) as error:
+            self.log.warning("Could not read the states of the programs: %s", error)
+        else:
+            await ProcessXComs(self.push_xcom, self.log).fail(host, found)
 
     async def _restore_lost_progress(self) -> None:
         """If the inbox has lost the progress of a step that starts programs, restore this progress from Airflow.

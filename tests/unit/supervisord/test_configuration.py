@@ -18,6 +18,7 @@ from deferrable_ops.supervisord import (
     InetHttpServerConfiguration,
     ProgramConfiguration,
     ProgramPolicy,
+    SSHOperatorArgs,
     SupervisorAirflowConfiguration,
     SupervisorConfiguration,
     SupervisorSSHAirflowConfiguration,
@@ -293,8 +294,58 @@ def test_ssh_arguments_may_be_another_librarys_model() -> None:
     )
     assert flat.airflow.local_or_remote == "remote"
     assert SupervisorSSHAirflowConfiguration(**flat.with_secrets()) == flat
-    with pytest.raises(ValidationError, match="give ssh_conn_id"):
-        ssh(ssh_hook=object())
+
+
+class Hook:
+    """What is used of an SSHHook of the SSH provider."""
+
+    def __init__(
+        self, ssh_conn_id: str | None = None, remote_host: str = "", password: str | None = None
+    ) -> None:
+        self.ssh_conn_id = ssh_conn_id
+        self.remote_host = remote_host
+        self.password = password
+
+
+def test_hook_gives_its_connection_and_its_host() -> None:
+    """An SSHHook reads the password of its connection, so a hook with a connection has a password too."""
+    expected = SSHOperatorArgs(ssh_conn_id="jobs", remote_host="web-3", cmd_timeout=63)
+    hook = Hook("jobs", "web-3", "secret")
+    assert SSHOperatorArgs.model_validate({"ssh_hook": hook, "cmd_timeout": 63}) == expected
+    assert ssh(ssh_hook=hook, cmd_timeout=63).ssh_operator_args == expected
+    assert ssh(ssh_hook=hook, ssh_conn_id="own").ssh_conn_id == "own"
+    assert ssh(ssh_hook=Hook(remote_host="web-3")).ssh_operator_args == SSHOperatorArgs(remote_host="web-3")
+    for wrong in (object(), Hook(), Hook(remote_host="web-3", password="secret")):
+        with pytest.raises(ValidationError, match="give ssh_conn_id") as raised:
+            ssh(ssh_hook=wrong)
+        assert "secret" not in str(raised.value)
+
+
+def test_fields_of_nested_models_can_be_read_as_they_are_written() -> None:
+    cfg = config(
+        port="127.0.0.1:9001",
+        username="me",
+        password="secret",
+        exitcodes=[0, 3],
+        startsecs=7,
+        command_timeout=9,
+    )
+    assert (cfg.port, cfg.host, cfg.username) == ("127.0.0.1:9001", "localhost", "me")
+    assert cfg.password is not None
+    assert cfg.password.get_secret_value() == "secret"
+    assert (cfg.exitcodes, cfg.startsecs, cfg.command_timeout) == ([0, 3], 7, 9)
+    for name in AirflowConfiguration.model_fields:
+        assert getattr(config(), name) == getattr(config().airflow, name)
+    assert config(inet_http_server={"port": "127.0.0.1:9002"}).port == "127.0.0.1:9002"
+    assert config(password="secret", username="me").username == "me"
+
+    remote = ssh(ssh_conn_id="jobs", remote_host="web-3", host="ignored")
+    for name in SSHOperatorArgs.model_fields:
+        assert getattr(remote, name) == getattr(remote.ssh_operator_args, name)
+    assert remote.host == "web-3"
+    assert ssh(host="web-4").host == "web-4"
+    # They are no fields, so they are not written a second time.
+    assert "port" not in cfg.model_dump()
 
 
 YAML = """

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, ClassVar, Final, NamedTuple
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
@@ -19,7 +20,7 @@ from deferrable_ops.supervisord.evaluation import (
     processes_to_restart,
 )
 from deferrable_ops.supervisord.policy import Action
-from deferrable_ops.supervisord.processes import Process, Verdict
+from deferrable_ops.supervisord.processes import Process, ProcessState, Verdict
 from deferrable_ops.triggers.supervisor.configuration import outage_source
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftReconciler
 from deferrable_ops.triggers.supervisor.daemon.processes import find_daemons
@@ -120,6 +121,22 @@ class ProgramWatcher:
         """
         output = self._saved_output if self._output is None else self._output.state
         return SavedState(self._histories, output, is_ours=True)
+
+    @property
+    def programs(self) -> dict[str, tuple[Process, ...]]:
+        """The processes of each program at the last poll. Their state is UNKNOWN if supervisord did not answer."""
+        found = {} if self._last is None else self._last.processes
+        if not self._unanswered:
+            return found
+        return {
+            name: tuple(replace(process, state=ProcessState.UNKNOWN, pid=0) for process in own)
+            for name, own in found.items()
+        }
+
+    @property
+    def facts(self) -> Any:
+        """A value that changes whenever the states of the processes change; None if these states are unknown."""
+        return None if self._last_reading is None or self._unanswered else self._last_reading.facts
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
         """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
@@ -255,6 +272,7 @@ class ProgramWatcher:
         try:
             missing = await self._host.missing_directories()
             if missing:
+                self._unanswered = unanswered
                 # Do not call supervisord again: another user may create the missing directory, with a socket, at any
                 # time.
                 return Verdict(Action.RETRIGGER, f"{error}, and {missing[0]} does not exist any more")

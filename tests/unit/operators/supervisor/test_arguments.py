@@ -189,12 +189,18 @@ def fails() -> Any:
         ({"port": SimpleNamespace(name="web")}, "is not a port"),
         ({"host": "a", "remote_host": "b"}, "host='a' and remote_host='b' differ"),
         ({"get_pty": True}, "get_pty= is unknown"),
-        ({"ssh_hook": object()}, "ssh_hook= is unknown"),
+        ({"ssh_hook": object()}, "ssh_hook cannot be sent to the triggerer"),
     ],
 )
 def test_invalid_host_or_port_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SupervisorSSH(cfg=remote(), **given)
+
+
+def test_hook_replaces_the_connection_of_the_configuration() -> None:
+    hook = SimpleNamespace(ssh_conn_id="jobs", remote_host="web-3")
+    ssh = SupervisorSSH(cfg=remote(), ssh_hook=hook).cfg.ssh_operator_args  # type: ignore[attr-defined]
+    assert (ssh.ssh_conn_id, ssh.remote_host) == ("jobs", "web-3")
 
 
 def test_query_gives_the_same_result_at_each_parse() -> None:
