@@ -30,7 +30,7 @@ _MARKER_TEXT: Final = (
 _CLEAR: Final = (
     KEEP_LOCK
     + f"""for folder; do
-  find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARKER} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
+  find "$folder/." ! -name . -prune ! -name {_MARKER} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
   rm -f -- "$folder/{LOCK}" && rm -f -- "$folder/{_MARKER}" || exit 1
   error=$(rmdir -- "$folder" 2>&1) || [ -z "$(ls -A -- "$folder")" ] || {{ echo "$error"; exit 1; }}
 done
