@@ -35,8 +35,15 @@ def render(options: argparse.Namespace) -> int:
     config = read_configuration(options)
     text = config.to_cfg()
     if options.output is not None:
+        for name, script in config.environment_files().items():
+            _write_private(options.output.with_name(name), script)
         _write_private(options.output, text)
         return 0
+    if config.environment_files():
+        raise InputError(
+            f"{options.file} has environment values with quotes or line breaks, which need a file of their own; give "
+            "--output PATH to write the files with mode 0600"
+        )
     if config.has_secrets:
         raise InputError(
             f"{options.file} contains a password, which is not printed; give --output PATH to write a file "

@@ -23,6 +23,7 @@ from deferrable_ops.supervisord.program_sections import (
     EventListenerConfiguration,
     FcgiProgramConfiguration,
     ProgramConfiguration,
+    environment_file,
 )
 from deferrable_ops.supervisord.rendering import contains_here
 from deferrable_ops.supervisord.section import Model, Section
@@ -91,7 +92,8 @@ class SupervisorConfiguration(Model):
     def to_cfg(self) -> str:
         """Return the text of supervisord's configuration file.
 
-        The text contains passwords in plain text, so write it only to a file with mode 0600.
+        The text contains passwords in plain text, so write it only to a file with mode 0600. If
+        :meth:`environment_files` is not empty, its files must be in the same directory.
 
         :raises InputError: if a value contains characters that supervisord's configuration file cannot contain.
         """
@@ -102,6 +104,18 @@ class SupervisorConfiguration(Model):
                 "remove the text or the include section"
             )
         return text
+
+    def environment_files(self) -> dict[str, str]:
+        """Return the files that must be in the directory of supervisord's configuration file, as file names with their
+        texts. They export the environment variables whose values contain line breaks or quotes.
+
+        The texts contain secrets in plain text, so write them only to files with mode 0600.
+        """
+        programs = {**self.programs, **self.eventlistener}
+        scripts = {
+            environment_file(key): program.environment_script(key) for key, program in programs.items()
+        }
+        return {name: script for name, script in scripts.items() if script}
 
     def with_secrets(self) -> dict[str, Any]:
         """Return the configuration as a JSON object. An equal configuration can be loaded from this object.

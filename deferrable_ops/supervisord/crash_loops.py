@@ -8,10 +8,11 @@ up: it does not start the process again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from deferrable_ops.supervisord.policy import ProgramPolicy
 from deferrable_ops.supervisord.processes import Process, ProcessState
@@ -30,6 +31,13 @@ class CrashLoopStep(StrEnum):
     GIVE_UP = "give_up"
 
 
+_ALIVE: Final = (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF)
+
+
+# The value of resume_at after the process was asked to start again.
+_ASKED: Final = float("-inf")
+
+
 @dataclass(frozen=True, slots=True)
 class CrashHistory:
     """The restarts and pauses of a process that the library has observed. All times are whole seconds since 1970
@@ -40,7 +48,10 @@ class CrashHistory:
     :param restarts: times of the restarts within the last ``crash_window`` of the policy.
     :param pauses: number of pauses so far. The number is reset to 0 when the process has run for the length of
         ``crash_window`` without a restart.
-    :param paused_until: time at which the current pause ends; None if the process is not paused.
+    :param paused_until: time at which the current pause ends; None if the process is not paused. This time is only used
+        to continue a saved pause.
+    :param resume_at: the end of the current pause on the monotonic clock of this Python process; None if the process is
+        not paused, or the pause was loaded from the inbox. A change of the system time does not change a pause.
     """
 
     start: int = 0
@@ -48,15 +59,17 @@ class CrashHistory:
     restarts: tuple[int, ...] = ()
     pauses: int = 0
     paused_until: int | None = None
+    resume_at: float | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the crash history as a JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"restarts": list(self.restarts)}
+        saved = {name: getattr(self, name) for name in self.__slots__ if name != "resume_at"}
+        return saved | {"restarts": list(self.restarts)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CrashHistory:
         """Return the crash history from a JSON object that :meth:`to_json` returned. Unknown keys are ignored."""
-        known = {name: data[name] for name in cls.__slots__ if name in data}
+        known = {name: data[name] for name in cls.__slots__ if name in data and name != "resume_at"}
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
 
 
@@ -73,27 +86,42 @@ def update_history(
         ``CrashHistory()``.
     """
     if history.paused_until is not None:
-        return _handle_pause(history, history.paused_until, process)
+        return _handle_pause(history, history.paused_until, process, policy)
     history = _count_restart(history, process, policy)
     if len(history.restarts) < policy.crash_restarts:
         return history, CrashLoopStep.NOTHING
     if history.pauses >= policy.crash_give_up:
         return history, CrashLoopStep.GIVE_UP
     delay = min(policy.crash_delay * 2 ** min(history.pauses, 32), policy.crash_longest_delay)
-    until = process.now + max(1, round(delay.total_seconds()))
-    return replace(history, restarts=(), pauses=history.pauses + 1, paused_until=until), CrashLoopStep.PAUSE
+    seconds = max(1, round(delay.total_seconds()))
+    paused = replace(
+        history,
+        restarts=(),
+        pauses=history.pauses + 1,
+        paused_until=process.now + seconds,
+        resume_at=time.monotonic() + seconds,
+    )
+    return paused, CrashLoopStep.PAUSE
 
 
-def _handle_pause(history: CrashHistory, until: int, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
-    alive = process.state in (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF)
-    if process.now < until:
+def _handle_pause(
+    history: CrashHistory, until: int, process: Process, policy: ProgramPolicy
+) -> tuple[CrashHistory, CrashLoopStep]:
+    now, alive = time.monotonic(), process.state in _ALIVE
+    if history.resume_at is None:
+        # After a restart of the triggerer, only the system time is known. It may have changed since the pause began.
+        longest = max(1.0, policy.crash_longest_delay.total_seconds())
+        history = replace(history, resume_at=now + min(max(until - process.now, 0), longest))
+    assert history.resume_at is not None
+    if now < history.resume_at:
         # If the process is alive, it has not been stopped yet, or a user has started it. Stop it in both cases.
         return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
-    if alive or process.start >= until:
+    was_asked = history.resume_at == _ASKED
+    if alive or process.start >= until or (was_asked and process.start != history.start):
         return replace(
-            history, start=process.start, pid=process.pid, paused_until=None
+            history, start=process.start, pid=process.pid, paused_until=None, resume_at=None
         ), CrashLoopStep.NOTHING
-    return history, CrashLoopStep.RESUME
+    return replace(history, start=process.start, resume_at=_ASKED), CrashLoopStep.RESUME
 
 
 def _count_restart(history: CrashHistory, process: Process, policy: ProgramPolicy) -> CrashHistory:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.supervisord.rendering import IN_PROCESS, IN_PROGRAM
+from deferrable_ops.supervisord.rendering import IN_PROCESS, IN_PROGRAM, needs_file, shell_variables
 from deferrable_ops.supervisord.section import Section
 from deferrable_ops.supervisord.values import (
     ByteSize,
@@ -23,6 +25,19 @@ from deferrable_ops.supervisord.values import (
 _Count = Annotated[int, Field(ge=0)]
 # supervisor's process_or_group_name() rejects ' ', ':' and '/', because they are separators in full names.
 _ProcessName = Annotated[str, Field(pattern=r"^[^\s:/]+$")]
+
+
+_FILE_VARIABLE: Final = "DEFERRABLE_OPS_ENVIRONMENT"
+_DIGEST_VARIABLE: Final = "DEFERRABLE_OPS_ENVIRONMENT_SHA256"
+# The shell replaces itself by the program, so the process id stays the same.
+_RUN_WITH_FILE: Final = f"""/bin/sh -c '. "${_FILE_VARIABLE}" && unset {_FILE_VARIABLE} && exec "$@"' sh"""
+
+
+def environment_file(program: str) -> str:
+    """Return the name of the file with :meth:`ProgramConfiguration.environment_script`. The file must be in the
+    directory of supervisord's configuration file.
+    """
+    return f"environment-{program}.sh"
 
 
 class ProgramConfiguration(Section):
@@ -86,6 +101,38 @@ class ProgramConfiguration(Section):
     directory: FilePath | None = None
     umask: Octal | None = None
     serverurl: Annotated[str, Field(pattern="^(AUTO|(https?|unix)://.+)$")] | None = None
+
+    def environment_script(self, key: str = "") -> str:
+        """Return a shell script that exports the environment variables that supervisord's file cannot contain, because
+        their values contain line breaks or quotes; "" if there are none.
+
+        The text contains secrets, so write it only to a file with mode 0600. See :func:`environment_file` for its name.
+
+        :raises InputError: if a variable cannot be exported, or the program runs as another user.
+        """
+        variables = {name: value for name, value in self.environment.items() if needs_file(value)}
+        argument = f"environment in [{self._header}:{key}]" if key else "environment"
+        if variables and self.user is not None:
+            raise InputError(
+                f"{argument} has a value with quotes or line breaks, which is kept in a file that only supervisord's "
+                "user can read; remove user, or change the value"
+            )
+        return shell_variables(argument, variables, IN_PROCESS)
+
+    def _lines(self, header: str) -> Iterator[tuple[str, str]]:
+        key = header.partition(":")[2]
+        script = self.environment_script(key)
+        section = self
+        if script:
+            section = self.model_copy()
+            easy = {name: value for name, value in self.environment.items() if not needs_file(value)}
+            # The digest lets supervisord see that the program must be restarted after a value has changed.
+            own = {
+                _FILE_VARIABLE: f"%(here)s/{environment_file(key)}",
+                _DIGEST_VARIABLE: sha256(script.encode()).hexdigest(),
+            }
+            section.__dict__.update(command=f"{_RUN_WITH_FILE} {self.command}", environment=easy | own)
+        yield from super(ProgramConfiguration, section)._lines(header)
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:

@@ -9,6 +9,7 @@ supervisor makes this replacement twice.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -74,6 +75,42 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
     )
 
 
+def needs_file(value: str) -> bool:
+    """Return whether supervisor's file cannot contain a value of an environment variable: supervisor's parser supports
+    no line breaks, and no escape character for quotes.
+    """
+    has_outer_quote = value[:1] in ("'", '"') or value[-1:] in ("'", '"')
+    has_controls = any(unicodedata.category(character) == "Cc" for character in value)
+    return has_outer_quote or has_controls or ("'" in value and '"' in value)
+
+
+def shell_variables(argument: str, variables: Mapping[str, str], expressions: frozenset[str]) -> str:
+    """Return a shell script that exports environment variables. The values may contain quotes and line breaks.
+
+    :param expressions: the names that supervisor expands in its own file, but not in this script.
+    :raises InputError: if a name is not allowed in a shell, or a value contains a null character or one of the
+        expressions. The error message does not contain the value.
+    """
+    lines = []
+    for name, value in variables.items():
+        where = f"{argument}[{name!r}]"
+        if not (name.isascii() and name.isidentifier()):
+            raise InputError(
+                f"{where} has a value with quotes or line breaks, so its name may only contain letters, digits and '_'"
+            )
+        if any(unicodedata.category(character) == "Cs" for character in value) or "\0" in value:
+            raise InputError(
+                f"{where} contains a character that no environment variable may contain; remove it"
+            )
+        if any(_is_expression(value, run.end(), expressions) for run in re.finditer("%+", value)):
+            raise InputError(
+                f"{where} has a value with quotes or line breaks, in which supervisord does not replace expressions "
+                "such as %(ENV_X)s; remove the expression"
+            )
+        lines.append(f"export {name}={shlex.quote(value)}\n")
+    return "".join(lines)
+
+
 def refuse_control_characters(argument: str, text: str) -> None:
     """Check that a text is a single line without control characters.
 
@@ -135,12 +172,12 @@ def _quoted(argument: str, value: str) -> str:
     # The parser strips single and double quotes from both ends. It supports no escaping between them.
     if value[:1] in ("'", '"') or value[-1:] in ("'", '"'):
         raise InputError(
-            f"{argument} begins or ends with a quote, which supervisord's parser removes; put the value into a "
-            "file that the program reads"
+            f"{argument} begins or ends with a quote, which supervisord's parser removes; put the variable into the "
+            "environment of a program"
         )
     if "'" in value and '"' in value:
         raise InputError(
-            f"{argument} contains both ' and \", which supervisord's file cannot contain; put the value into a file "
-            "that the program reads"
+            f"{argument} contains both ' and \", which supervisord's file cannot contain; put the variable into the "
+            "environment of a program"
         )
     return f"'{value}'" if '"' in value else f'"{value}"'

@@ -162,6 +162,15 @@ class SupervisorHost:
                 raise classify_refusal(answer)
         return RunningDaemon(int(pid), int(state["statecode"]))
 
+    async def has_socket(self) -> bool:
+        """Return whether supervisord's socket exists on the machine.
+
+        A supervisord whose socket was removed, for example together with its working directory, keeps running, but
+        no client can connect to it again. It then only reacts to signals.
+        """
+        (found,) = await self.machine.status(self.cfg.socket_path)
+        return found is not None
+
     async def processes(self) -> list[Process]:
         """Return all processes of the supervisord, with their current states.
 

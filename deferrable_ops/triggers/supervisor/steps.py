@@ -104,6 +104,11 @@ class StepRunner:
         """Start the programs that are not running. If ``restart`` is true, also restart the programs that are
         running.
         """
+        if await self._is_cut_off():
+            raise StepFailed(
+                f"the socket {self._host.cfg.socket_path} does not exist on {self._host.machine.name}, so supervisord "
+                "cannot be reached; clear the tasks 'configure-supervisor' and 'start-supervisor'"
+            )
         wait = self._attempt_wait
         saved = wait.progress or (await self._inbox.waits.get(wait.id)).progress
         if saved is None:
@@ -123,9 +128,10 @@ class StepRunner:
         """Restart all programs. If supervisord is not running, do nothing, because the next DAG run starts supervisord
         and all programs.
         """
-        if await self._is_gone():
+        if await self._is_gone() or await self._is_cut_off():
             self._host.log.info(
-                "supervisord does not run, so there is nothing to restart; the next DAG run starts the programs"
+                "supervisord does not run, or its socket was removed, so there is nothing to restart; the next DAG "
+                "run starts the programs"
             )
             return {"programs": {}}
         self._restart = True
@@ -138,6 +144,12 @@ class StepRunner:
         if await self._is_gone():
             ended = await end_orphans(self._host, grace=stop_seconds(self._host.cfg))
             return {"programs": {}, "ended": ended}
+        if await self._is_cut_off():
+            self._host.log.warning(
+                "The socket %s was removed, so the programs cannot be stopped alone; stopping supervisord too",
+                self._host.cfg.socket_path,
+            )
+            return {"programs": {}, "stopped": await daemon.stop(self._host)}
         return _program_states(await programs.stop_programs(self._host))
 
     async def stop(self) -> StepResult:
@@ -175,6 +187,10 @@ class StepRunner:
 
     async def _is_gone(self) -> bool:
         return await self._host.daemon() is None and not await find_daemons(self._host)
+
+    async def _is_cut_off(self) -> bool:
+        """Return whether supervisord does not answer because its socket was removed."""
+        return await self._host.daemon() is None and not await self._host.has_socket()
 
     async def _claim(self, identity: Identity) -> None:
         attempt = self._attempt_wait.attempt

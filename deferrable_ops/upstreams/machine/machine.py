@@ -180,8 +180,7 @@ class Machine(Protocol):
     async def read(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
         """Return the bytes of a part of a file, or None if the file does not exist.
 
-        On the local host, only regular files can be read. Over SSH, a pipe can also be read, but the call then blocks
-        until its timeout.
+        Only regular files can be read.
 
         :param offset: number of bytes to skip at the beginning of the file. If `offset` is equal to or greater than the
             size of the file, the result is b"".
@@ -192,11 +191,9 @@ class Machine(Protocol):
 
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
         """Return the status of each given file, in the order of `paths`; None for a file that does not exist. Over SSH,
-        the status of all files is requested at the same time, and not file by file.
+        one command reads the status of all files.
 
-        :param inodes: whether to return the inode number of each file. For the local host, inode numbers take no
-            additional time. Over SSH, an additional command reads the inode numbers, because SFTP does not transfer
-            them. The command takes 0.1 s. If the machine has no suitable ``stat`` program, the inode number is 0.
+        :param inodes: whether the caller needs the inode numbers. Otherwise, a machine may return 0 for them.
         """
         ...
 

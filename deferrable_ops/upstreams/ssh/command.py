@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from deferrable_ops.exceptions import InputError
+from deferrable_ops.exceptions import InputError, MachineError, MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams.machine.signals import signal_of
 
 if TYPE_CHECKING:
     from asyncssh import SSHClientConnection
+
+ERRORS_KEPT: Final = 500
+"""How many bytes of an output an error message contains at most."""
 
 # A shell command that reads one line and executes it. The program in this line can read the rest of standard input.
 # (With `sh` alone, the shell would read too much: dash 0.5.12 reads in blocks.) All login shells parse these quotes in
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 _SHELL: Final = """exec /bin/sh -c 'IFS= read -r s && eval "$(printf %b "$s")"'"""
 # How many seconds to wait for the end of the output. A daemon that the command started may keep the output open.
 _OUTPUT_SECONDS: Final = 0.5
+# The texts with which a shell reports that it cannot start a program now.
+_SHELL_BUSY: Final = ("Resource temporarily unavailable", "Cannot allocate memory")
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _-./=:,+@")
 
 
@@ -52,21 +57,43 @@ def script_line(arguments: Sequence[str], environment: Sequence[tuple[str, str]]
         raise InputError("an argument of a command contains a null character; remove the character")
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment)
     echo_mark = f"echo {mark} $$\n" if mark else ""
-    script = f"{exports}{echo_mark}exec {shlex.join(arguments)}".encode(errors="surrogateescape")
-    return b"".join(bytes((byte,)) if byte in _SAFE else b"\\0%03o" % byte for byte in script) + b"\n"
+    return escaped_line(f"{exports}{echo_mark}exec {shlex.join(arguments)}")
+
+
+def escaped_line(script: str) -> bytes:
+    """Return a shell script as one line, from which ``printf %b`` restores the script."""
+    text = script.encode(errors="surrogateescape")
+    return b"".join(bytes((byte,)) if byte in _SAFE else b"\\0%03o" % byte for byte in text) + b"\n"
+
+
+def not_started_error(machine: str, prefix: str, code: int, output: str) -> MachineError:
+    """Return the error to raise if the account's shell ended before it started a command.
+
+    :param machine: the name by which messages call the machine.
+    :param prefix: the shell command that ran before the command; "" for no such shell command.
+    :param output: the last part of what the shell printed.
+    """
+    printed = f"The shell ended with exit code {code} and printed {output!r}"
+    kind = MachineUnavailable if any(text in output for text in _SHELL_BUSY) else MachineRefused
+    if prefix:
+        # A command without the prefix has read the machine's identity, so the shell itself works.
+        return kind(f"command_prefix failed on {machine}; correct command_prefix. {printed}")
+    return kind(f"{machine} does not run shell commands as expected; give the account a shell. {printed}")
 
 
 class Command:
     """A command that runs on a remote machine. asyncssh calls :meth:`connection_made`, :meth:`data_received` and the
     other callbacks of an asyncssh session.
 
-    :param keep: how many bytes of the command's output to keep. The last bytes are kept.
+    :param keep: how many bytes of the command's output to keep. The last bytes are kept. If `keep` is None, all bytes
+        of standard output are kept; standard error is kept only for :attr:`tail`.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int | None) -> None:
         self.pid: int | None = None
         self._mark = f"deferrable-ops-{secrets.token_hex(8)}"
         self._output = bytearray()
+        self._errors = bytearray()
         self.exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._output_complete = asyncio.Event()
         self._keep = keep
@@ -74,9 +101,16 @@ class Command:
         self._closed = False
 
     @property
+    def output(self) -> bytes:
+        """The output that the command has written so far, or its last part."""
+        return bytes(self._output[-self._keep :] if self._keep else self._output)
+
+    @property
     def tail(self) -> str:
-        """The last part of the output that the command has written so far."""
-        return self._output[-self._keep :].decode(errors="replace")
+        """The last part of the output as text, for error messages. If :attr:`pid` is None, the command has not started,
+        and this is the output of the account's shell.
+        """
+        return (self._errors + self.output)[-ERRORS_KEPT:].decode(errors="replace")
 
     async def start(
         self,
@@ -127,12 +161,15 @@ class Command:
         """Do nothing, because :meth:`start` sends the input of the command."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Keep the last part of the command's output, and read the process id that follows the mark."""
+        """Keep the command's output, and read the process id that follows the mark."""
+        if datatype is not None and self._keep is None:
+            self._errors = (self._errors + data)[-ERRORS_KEPT:]
+            return
         self._output += data
         if self.pid is None and (mark := re.search(rf"{self._mark} (\d+)\n".encode(), self._output)):
             self.pid = int(mark[1])
             del self._output[: mark.end()]
-        if len(self._output) > 2 * self._keep:
+        if self._keep is not None and len(self._output) > 2 * self._keep:
             del self._output[: -self._keep]
 
     def eof_received(self) -> bool:

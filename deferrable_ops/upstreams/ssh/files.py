@@ -1,216 +1,287 @@
-"""Reads and writes files of a remote machine over SFTP. The module ``link.py`` opens the SSH connection, and handles
-its errors.
+"""Reads and writes files of a remote machine with shell scripts, which run as commands over SSH.
+
+SFTP is not used: many machines have no SFTP server, and a shell that prints text at its start breaks the protocol of an
+external SFTP server. Commands work in both cases, and their error messages name the cause, for example a full disk.
+
+The scripts use only programs and options that GNU coreutils and busybox both have, and for ``stat`` also the syntax of
+BSD and macOS. Each script prints its error messages to standard output, because the account's shell may print other
+text to standard error.
 """
 
 from __future__ import annotations
 
-import asyncio
+import os
 import secrets
-import stat
-import sys
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from deferrable_ops.exceptions import InputError, MachineError, MachineRefused, MachineUnavailable
 from deferrable_ops.upstreams.machine.machine import FileStatus
 from deferrable_ops.upstreams.machine.private_directory import Entry, ownership_problem, replacement_problem
 from deferrable_ops.upstreams.ssh.link import Link
 
-if TYPE_CHECKING:
-    from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
+# In bytes. `dd` reads whole blocks; the bytes before and after the wanted part are discarded.
+_BLOCK: Final = 4096
+# The maximum number of paths per command.
+_PATHS_AT_ONCE: Final = 100
+_MAKE_ATTEMPTS: Final = 3
 
-# If the size of a file is unknown, this number of bytes is read at once.
-_PART: Final = 262_144
+# The texts of errors, from glibc and musl. All scripts run in the locale C.
+# "No such process": a process ended while its file in /proc was read.
+_MISSING: Final = ("No such file or directory", "Not a directory", "No such process")
+_TRANSIENT: Final = (
+    "Cannot allocate memory",
+    "Directory not empty",
+    "Disk quota exceeded",
+    "I/O error",
+    "Input/output error",
+    "No space left on device",
+    "Out of memory",
+    "Quota exceeded",
+    "Resource temporarily unavailable",
+    "Stale file handle",
+    "Too many open files",
+    "busy",
+)
+
+_NO_PROGRAM: Final = 69
+_BEGIN: Final = """LC_ALL=C; export LC_ALL; exec 3>&1
+"""
+# stat has two syntaxes. The script tries that of GNU and busybox first, and then that of BSD and macOS.
+_STAT: Final = f"""
+if stat -c %i / >/dev/null 2>&1; then
+  option=-c; entry='%f %u/%n'; file='%i %s %Y %F/%n'
+elif stat -f %i / >/dev/null 2>&1; then
+  option=-f; entry='%Xp %u/%N'; file='%i %z %m %HT/%N'
+else echo stat; exit {_NO_PROGRAM}
+fi
+list() {{ errors=$(stat "$@" 2>&1 >&3) || printf '%s\\n' "$errors"; }}
+"""
+_STATUS: Final = _BEGIN + _STAT + 'list -L "$option" "$file" -- "$@"\n'
+# The first argument is a path, and the others are its parents, beginning with the root directory.
+_ENTRIES: Final = (
+    _BEGIN
+    + _STAT
+    + """path=$1; shift
+for folder; do [ -d "$folder" ] && deepest=$folder; done
+printf 'real %s\\n' "$(cd -P -- "$deepest" 2>&1 && pwd -P)"
+list "$option" "entry $entry" -- "$@" "$path"
+list -L "$option" "target $entry" -- "$@" "$path"
+"""
+)
+_MAKE: Final = _BEGIN + 'umask 077; for folder; do mkdir -- "$folder" 2>&1 || exit 1; done\n'
+_READ: Final = (
+    _BEGIN
+    + """if [ -d "$1" ]; then echo "$1: Is a directory"; exit 1
+elif [ -e "$1" ] && ! [ -f "$1" ]; then echo "$1: is not a regular file"; exit 1
+fi
+line_end='
+'
+errors=$(dd if="$1" bs="$2" skip="$3" ${4:+count="$4"} 2>&1 >&3) ||
+  { printf '\\n%s\\n' "${errors%%"$line_end"*}"; exit 1; }
+"""
+)
+# The file is checked for its length, because the input also ends if the connection is lost.
+_WRITE: Final = (
+    _BEGIN
+    + """if [ -d "$1" ] && ! [ -L "$1" ]; then echo "$1: Is a directory"; exit 1; fi
+if ! [ -d "${1%/*}/" ]; then echo "${1%/*}: No such file or directory"; exit 1; fi
+umask 077; set -C
+write() {
+  cat >"$2" && sync "$2" && [ "$(wc -c <"$2")" -eq "$3" ] || return 1
+  if [ -d "$1" ]; then rm -f -- "$1"; fi
+  mv -f -- "$2" "$1"
+}
+write "$@" 2>&1 && exit 0
+rm -f -- "$2"; exit 1
+"""
+)
+_REMOVE: Final = _BEGIN + 'rm -rf -- "$1" 2>&1\n'
+
+
+class RunScript(Protocol):
+    """Runs a shell script on the machine, and returns its exit code and its standard output.
+
+    :param about: what the script does, for the error message after a timeout.
+    :param stdin: the bytes that the script reads from its standard input; None if it reads nothing.
+    """
+
+    def __call__(
+        self, script: str, *arguments: str, about: str, stdin: bytes | None = None
+    ) -> Awaitable[tuple[int, bytes]]: ...
 
 
 class RemoteFiles:
-    """Implements the methods of :class:`Machine` that read and write files, over SFTP.
+    """Implements the methods of :class:`Machine` that read and write files.
 
-    :param seconds: timeout of each operation in seconds. If `seconds` is None, the timeout in the Airflow connection
-        applies.
+    :param link: the SSH connection, for the machine's name in error messages.
     """
 
-    def __init__(self, link: Link, seconds: float | None) -> None:
+    def __init__(self, run: RunScript, link: Link) -> None:
+        self._run = run
         self._link = link
-        self._seconds = seconds
-        self._cleanups: set[asyncio.Future[None]] = set()
 
     async def make_directory(self, path: Path, uid: int) -> None:
         """See :meth:`Machine.make_directory`.
 
         :param uid: user id of the library's account on the remote machine, which must own the directory.
         """
-        await self._check_path(path, uid, make=True)
+        for _ in range(_MAKE_ATTEMPTS):
+            missing = await self._check_path(path, uid)
+            if not missing:
+                return
+            code, output = await self._run(_MAKE, *map(str, missing), about=f"creation of {path}")
+            # "File exists": another process has created the directory in the meantime. It is checked next.
+            if code and b"File exists" not in output:
+                raise self._error(path, output)
+        raise MachineUnavailable(f"{path} on {self._name} disappears while it is created")
 
     async def check_directory(self, path: Path, uid: int) -> bool:
         """See :meth:`Machine.check_directory`.
 
         :param uid: user id of the library's account on the remote machine, which must own the directory.
         """
-        return await self._check_path(path, uid, make=False)
+        return not await self._check_path(path, uid)
 
-    async def _check_path(self, path: Path, uid: int, *, make: bool) -> bool:
-        """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
-
-        :param make: True to create the directory and its parents if they are missing. With False, the method
-            creates nothing, and returns False if the directory is missing.
+    async def _check_path(self, path: Path, uid: int) -> list[Path]:
+        """Check that no other user can replace a directory or one of its parents. Return the directories of the path
+        that do not exist.
         """
-        import asyncssh
+        directories = _with_parents(path)
+        entries, targets, real = await self._entries(path)
+        # First resolve all links, and check the part of the path that exists. Then check the path as it was given,
+        # including links and missing parts.
+        if real not in directories:
+            self._check_entries(_with_parents(real), *(await self._entries(real))[:2], uid)
+        missing = self._check_entries(directories, entries, targets, uid)
+        if not missing and (problem := ownership_problem(path, entries[path], uid)):
+            raise MachineRefused(f"on {self._name}, {problem}")
+        return missing
 
-        async with self._sftp(path) as sftp:
-            existing = path.parent
-            while not await sftp.exists(str(existing)):
-                existing = existing.parent
-            # First resolve all links, and check the part of the path that exists. Then check the path as it was given,
-            # including links and missing parts.
-            for directories in (Path(str(await sftp.realpath(str(existing)))), path):
-                for directory in (*reversed(directories.parents), directories):
-                    try:
-                        found = await sftp.lstat(str(directory))
-                    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-                        if not make:
-                            return False
-                        # SFTPFailure: another process has created the directory in the meantime.
-                        with suppress(asyncssh.SFTPFailure):
-                            await sftp.mkdir(str(directory), asyncssh.SFTPAttrs(permissions=0o700))
-                        found = await sftp.lstat(str(directory))
-                    await self._check_entry(sftp, directory, found, uid)
-            if problem := ownership_problem(path, _entry(await sftp.lstat(str(path))), uid):
-                raise MachineRefused(f"on {self._link.settings.name}, {problem}")
-            return True
+    def _check_entries(
+        self, directories: list[Path], entries: dict[Path, Entry], targets: dict[Path, Entry], uid: int
+    ) -> list[Path]:
+        """Check directories in this order until one is missing. Return this directory and all later directories."""
+        for index, directory in enumerate(directories):
+            found, parent = entries.get(directory), targets.get(directory.parent)
+            if found is None or parent is None:
+                return directories[index:]
+            if problem := replacement_problem(directory, found, parent, uid):
+                raise MachineRefused(f"on {self._name}, {problem}")
+        return []
 
-    async def _check_entry(self, sftp: SFTPClient, directory: Path, found: SFTPAttrs, uid: int) -> None:
-        parent = _entry(await sftp.stat(str(directory.parent)))
-        if problem := replacement_problem(directory, _entry(found), parent, uid):
-            raise MachineRefused(f"on {self._link.settings.name}, {problem}")
+    async def _entries(self, path: Path) -> tuple[dict[Path, Entry], dict[Path, Entry], Path]:
+        """Return the directory entries of a path and all its parents; the entries to which these lead if they are
+        links; and the deepest parent that exists, without links.
+        """
+        *parents, _ = _with_parents(path)
+        lines = await self._lines(_ENTRIES, path, *(parents or [path]))
+        found: dict[str, dict[Path, Entry]] = {"entry": {}, "target": {}}
+        real = lines[0].removeprefix("real ") if lines else ""
+        if not real.startswith("/"):
+            raise MachineRefused(f"cannot access {path} on {self._name}: {real}")
+        for line in lines[1:]:
+            fields, _, name = line.partition("/")
+            kind, mode, uid = fields.split(" ")
+            found[kind][Path(name)] = _entry(int(mode, 16), int(uid))
+        return found["entry"], found["target"], Path(real)
 
     async def write(self, path: Path, data: bytes) -> None:
         """See :meth:`Machine.write`."""
-        import asyncssh
-
-        temporary = str(path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
-        flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
-        async with self._sftp(path) as sftp:
-            try:
-                attributes = asyncssh.SFTPAttrs(permissions=0o600)
-                async with self._open(sftp, temporary, flags, attributes) as file:
-                    await file.write(data)
-                    with suppress(asyncssh.SFTPOpUnsupported):
-                        await file.fsync()
-                await sftp.posix_rename(temporary, str(path))
-            except BaseException:
-                await self._clean_up(sftp.remove(temporary))
-                raise
+        temporary = self._absolute(path).with_name(f".{path.name}.{secrets.token_hex(8)}")
+        arguments = (str(path), str(temporary), str(len(data)))
+        code, output = await self._run(_WRITE, *arguments, about=f"writing {path}", stdin=data)
+        if code:
+            raise self._error(path, output)
 
     async def read(self, path: Path, offset: int, length: int | None) -> bytes | None:
         """See :meth:`Machine.read`."""
-        import asyncssh
-
-        async with self._sftp(path) as sftp:
-            try:
-                async with self._open(sftp, str(path), asyncssh.FXF_READ, asyncssh.SFTPAttrs()) as file:
-                    if length is not None:
-                        return _bytes(await file.read(length, offset)) if length else b""
-                    # Do not rely on the size: files in /proc report 0.
-                    found = bytearray()
-                    while part := _bytes(await file.read(_PART, offset + len(found))):
-                        found += part
-                    return bytes(found)
-            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+        first = offset // _BLOCK
+        count = "" if length is None else str(-(-(offset + length) // _BLOCK) - first)
+        arguments = (str(self._absolute(path)), str(_BLOCK), str(first), count)
+        code, output = await self._run(_READ, *arguments, about=f"reading {path}")
+        if code:
+            if _last_line(output).endswith(_MISSING):
                 return None
+            raise self._error(path, output)
+        begin = offset - first * _BLOCK
+        return output[begin:] if length is None else output[begin : begin + length]
 
-    async def status(self, path: Path) -> FileStatus | None:
-        """See :meth:`Machine.status`. The inode number in the result is 0, because SFTP does not transfer inode
-        numbers.
-        """
-        import asyncssh
+    async def status(self, paths: Sequence[Path]) -> list[FileStatus | None]:
+        """See :meth:`Machine.status`."""
+        found: dict[str, FileStatus] = {}
+        for first in range(0, len(paths), _PATHS_AT_ONCE):
+            part = paths[first : first + _PATHS_AT_ONCE]
+            found |= map(_parse_status, await self._lines(_STATUS, *part))
+        return [found.get(str(path)) for path in paths]
 
-        async with self._sftp(path) as sftp:
-            try:
-                found = await sftp.stat(str(path))
-            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-                return None
-            kind = stat.S_IFMT(found.permissions or 0)
-            return FileStatus(found.size or 0, 0, float(found.mtime or 0), kind == stat.S_IFREG)
+    async def exists(self, path: Path) -> bool:
+        """Return whether a file, a directory or a socket exists at this path, and the account may see it."""
+        code, _ = await self._run(f'{_BEGIN}[ -e "$1" ]\n', str(path), about=f"access to {path}")
+        return code == 0
 
-    @asynccontextmanager
-    async def _open(
-        self, sftp: SFTPClient, path: str, flags: int, attributes: SFTPAttrs
-    ) -> AsyncIterator[SFTPClientFile]:
-        """Open a remote file in binary mode, and close it at the end of the ``with`` block."""
-        file = await sftp.open(path, flags, attributes, encoding=None)
-        try:
-            yield file
-        except BaseException:
-            await self._clean_up(file.close())
-            raise
-        await file.close()
+    async def remove(self, path: Path) -> None:
+        """See :meth:`Machine.remove`."""
+        if path == path.parent:
+            raise InputError(f"{path} is the root directory and cannot be removed; give another path")
+        code, output = await self._run(_REMOVE, str(self._absolute(path)), about=f"removing {path}")
+        if code:
+            raise self._error(path, output)
 
-    async def _clean_up(self, cleanup: Awaitable[None]) -> None:
-        """Await `cleanup` after a file operation has failed.
+    async def _lines(self, script: str, *paths: Path) -> list[str]:
+        """Run a script that calls ``stat``, and return the lines that ``stat`` printed about existing files."""
+        for path in paths:
+            if "\n" in str(self._absolute(path)):
+                raise InputError("a path contains a line break; give a path without line breaks")
+        code, output = await self._run(script, *map(str, paths), about=f"access to {paths[0]}")
+        if code:
+            raise self._error(paths[0], output, code)
+        lines = os.fsdecode(output).splitlines()
+        errors = [line for line in lines if line.startswith("stat:")]
+        for line in errors:
+            if not line.endswith(_MISSING):
+                raise self._error(paths[0], line.encode(errors="replace"))
+        return [line for line in lines if line not in errors]
 
-        If the operation was cancelled or has timed out, `cleanup` runs in the background, because the server may not
-        respond.
-        """
-        task = asyncio.ensure_future(cleanup)
-        self._cleanups.add(task)
-        task.add_done_callback(self._cleanup_done)
-        if isinstance(sys.exception(), asyncio.CancelledError):
-            return
-        await asyncio.wait([task])
+    @property
+    def _name(self) -> str:
+        return self._link.settings.name
 
-    def _cleanup_done(self, task: asyncio.Future[None]) -> None:
-        self._cleanups.discard(task)
-        if not task.cancelled():
-            # Mark the exception as retrieved, so that asyncio does not log it: the original error is already reported.
-            task.exception()
-
-    @asynccontextmanager
-    async def _sftp(self, path: Path) -> AsyncIterator[SFTPClient]:
-        """Yield the shared SFTP session. In the ``with`` block, convert SFTP errors about this path into a
-        MachineError.
-        """
-        import asyncssh
-
+    def _absolute(self, path: Path) -> Path:
         if not path.is_absolute():
             raise InputError(f"the path must be absolute, not {str(path)!r}")
-        seconds = self._seconds or self._link.settings.command_seconds
-        try:
-            async with self._link.sftp(seconds) as sftp:
-                try:
-                    yield sftp
-                except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection):
-                    raise
-                except asyncssh.SFTPError as error:
-                    raise await self._machine_error(sftp, path, error) from None
-        except TimeoutError:
-            raise MachineUnavailable(
-                f"{self._link.settings.name} took longer than {seconds:g} s to access {path}"
-            ) from None
+        return path
 
-    async def _machine_error(self, sftp: SFTPClient, path: Path, error: Exception) -> MachineError:
-        """Return the MachineError that corresponds to an SFTP error.
-
-        Most SFTP errors have only the text "Failure", so the method tries to find the cause.
-        """
-        import asyncssh
-
-        message = f"cannot access {path} on {self._link.settings.name}: {error}"
-        if isinstance(error, asyncssh.SFTPFailure):
-            if await sftp.isdir(str(path)):
-                return MachineRefused(f"{message} (the path is a directory; give the path of a file)")
-            return MachineUnavailable(
-                f"{message} (check whether the disk is full, and whether every parent of the path is a directory)"
+    def _error(self, path: Path, output: bytes, code: int = 1) -> MachineError:
+        """Return the MachineError for a script that failed. The last line of its output is an error message."""
+        reason = _last_line(output)
+        if code == _NO_PROGRAM:
+            return MachineRefused(
+                f"the program {reason} is missing on {self._name}; install coreutils or busybox there"
             )
-        return MachineRefused(message)
+        message = f"cannot access {path} on {self._name}: {reason or 'the command failed without a message'}"
+        return (MachineUnavailable if reason.endswith(_TRANSIENT) or not reason else MachineRefused)(message)
 
 
-def _entry(found: SFTPAttrs) -> Entry:
-    return Entry(found.permissions or 0, -1 if found.uid is None else found.uid)
+def _with_parents(path: Path) -> list[Path]:
+    return [*reversed(path.parents), path]
 
 
-def _bytes(found: object) -> bytes:
-    assert isinstance(found, bytes), "a file that is opened without an encoding gives bytes"
-    return found
+def _entry(mode: int, uid: int) -> Entry:
+    return Entry(mode, uid)
+
+
+def _last_line(output: bytes) -> str:
+    return output.decode(errors="replace").strip().rpartition("\n")[2]
+
+
+def _parse_status(line: str) -> tuple[str, FileStatus]:
+    """Parse one line of the output of the script ``_STATUS``. Return a path, and the status of the file at this
+    path.
+    """
+    fields, _, name = line.partition("/")
+    inode, size, modified, kind = fields.split(" ", 3)
+    # For an empty file, stat prints "regular empty file".
+    is_regular = kind.lower().startswith("regular")
+    return name, FileStatus(int(size), int(inode), float(modified), is_regular)

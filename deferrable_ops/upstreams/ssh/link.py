@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -26,15 +26,16 @@ from deferrable_ops.upstreams.connection_extra import read_connection
 from deferrable_ops.upstreams.machine.machine import MachineAddress
 from deferrable_ops.upstreams.ssh.connection import SshSettings, ssh_settings
 from deferrable_ops.upstreams.ssh.login import ConnectionDropped, import_asyncssh, log_in
+from deferrable_ops.upstreams.ssh.shell import RemoteShell
 
 if TYPE_CHECKING:
-    from asyncssh import SFTPClient, SSHClientConnection
+    from asyncssh import SSHClientConnection
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-# sshd allows 10 sessions per connection (MaxSessions). SFTP and the bridge to sockets each use one session.
+# sshd allows 10 sessions per connection (MaxSessions). The shell and the bridge to sockets each use one session.
 _COMMANDS: Final = 8
 # If many connections are opened at the same time, sshd drops some of them (MaxStartups). A dropped connection is opened
 # again, up to this number of attempts.
@@ -82,13 +83,13 @@ class Link:
     ) -> None:
         self.settings = settings
         self.commands = asyncio.Semaphore(_COMMANDS)
+        self._shell: asyncio.Task[RemoteShell] | None = None
+        self._shell_users = 0
         self._load = load
         self._keepalive_interval = keepalive_interval
         self._backoff = Backoff()
         self._connection: SSHClientConnection | None = None
         self._connecting: asyncio.Task[SSHClientConnection] | None = None
-        self._sftp: asyncio.Task[tuple[SSHClientConnection, SFTPClient]] | None = None
-        self._sftp_users = 0
 
     async def connection(self) -> SSHClientConnection:
         """Return the SSH connection. If the connection is not open, open it."""
@@ -110,7 +111,7 @@ class Link:
         function. If the server allows no further session at the moment, wait until the server allows one.
 
         :raises MachineUnavailable: if the SSH connection was lost.
-        :raises MachineRefused: if the SSH server allows the login, but no commands or file transfers.
+        :raises MachineRefused: if the SSH server allows the login, but no commands.
         """
         import asyncssh
 
@@ -126,49 +127,44 @@ class Link:
                     raise self._lost_error(refused) from None
                 if refused.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
                     raise MachineRefused(
-                        f"{self.settings.name} accepts the login, but does not run commands or transfer files; "
-                        "give the account a shell, and set `Subsystem sftp` in sshd_config on the machine"
+                        f"{self.settings.name} accepts the login, but does not run commands; "
+                        "give the account a shell"
                     ) from None
-                self._release_sftp()
+                self._release_shell()
                 await asyncio.sleep(_SESSION_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311
             except (asyncssh.Error, OSError) as error:
                 raise self._lost_error(error) from None
 
-    @asynccontextmanager
-    async def sftp(self, seconds: float) -> AsyncIterator[SFTPClient]:
-        """Yield the SFTP session, which all callers share. SFTP errors in the ``with`` block are raised unchanged. But
-        if the SSH connection was lost, MachineUnavailable is raised instead.
+    async def run_script(self, script: str, *arguments: str, seconds: float, about: str) -> tuple[int, bytes]:
+        """Run a short shell script in the shell that all callers share. Return its exit code and its standard output.
 
-        :param seconds: timeout of the ``with`` block, in seconds. The SFTP server of sshd handles one request after the
-            other. If a request blocks, for example because the path is a pipe, the requests of all other callers also
-            wait. After such a timeout, the next callers get a new SFTP session.
-        :raises TimeoutError: if the ``with`` block took longer than `seconds`.
-        :raises MachineUnavailable: if the SSH connection was lost.
+        :param seconds: timeout in seconds. The shell runs one script after the other. If a script blocks, the scripts
+            of all other callers also wait. After such a timeout, the next callers get a new shell.
+        :param about: what the script does, for the error message after a timeout.
+        :raises MachineUnavailable: if the SSH connection was lost, or the script took longer than `seconds`.
+        :raises MachineRefused: if the account has no shell.
         """
-        import asyncssh
-
-        opening = self._sftp
-        if opening is None or (_is_open(opening) and opening.result()[0].is_closed()):
+        opening = self._shell
+        if opening is None or (_is_open(opening) and opening.result().is_closed):
             # Use a new context, because the task outlives the trigger that starts it.
-            opening = self._sftp = asyncio.create_task(self.session(_open_sftp), context=Context())
-        self._sftp_users += 1
+            opening = self._shell = asyncio.create_task(self.session(self._open_shell), context=Context())
+        self._shell_users += 1
         try:
             async with asyncio.timeout(seconds):
-                _, client = await asyncio.shield(opening)
-                yield client
-        except (asyncssh.DisconnectError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
-            self._forget_sftp(opening)
-            raise self._lost_error(error) from None
+                shell = await asyncio.shield(opening)
+                return await self.receive(shell.run(script, arguments))
         except TimeoutError:
             if opening.done():
-                self._forget_sftp(opening)
-            raise
+                self._forget_shell(opening)
+            raise MachineUnavailable(
+                f"{about} took longer than {seconds:g} s on {self.settings.name}"
+            ) from None
         except BaseException:
             if opening.done() and not _is_open(opening):
-                self._forget_sftp(opening)
+                self._forget_shell(opening)
             raise
         finally:
-            self._sftp_users -= 1
+            self._shell_users -= 1
 
     async def receive(self, answer: Awaitable[T]) -> T:
         """Wait for a response that arrives over the SSH connection, and return it.
@@ -189,7 +185,7 @@ class Link:
 
     async def close(self) -> None:
         """Close the SSH connection. Programs on the machine keep running."""
-        for task in (self._sftp, self._connecting):
+        for task in (self._shell, self._connecting):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
@@ -231,22 +227,21 @@ class Link:
         if not connecting.cancelled() and connecting.exception() is None:
             self._connection = connecting.result()
 
-    def _release_sftp(self) -> None:
-        """Close the SFTP session if no caller uses it. The server then allows another session in its place."""
-        opening = self._sftp
-        if opening is not None and opening.done() and not self._sftp_users:
-            self._forget_sftp(opening)
+    async def _open_shell(self, connection: SSHClientConnection) -> RemoteShell:
+        return await RemoteShell(self.settings.name).start(connection)
 
-    def _forget_sftp(self, opening: asyncio.Task[tuple[SSHClientConnection, SFTPClient]]) -> None:
-        if self._sftp is opening:
-            self._sftp = None
+    def _release_shell(self) -> None:
+        """Close the shell if no caller uses it. The server then allows another session in its place."""
+        opening = self._shell
+        if opening is not None and opening.done() and not self._shell_users:
+            self._forget_shell(opening)
+
+    def _forget_shell(self, opening: asyncio.Task[RemoteShell]) -> None:
+        if self._shell is opening:
+            self._shell = None
         if _is_open(opening):
-            opening.result()[1].exit()
+            opening.result().close()
 
 
-def _is_open(opening: asyncio.Task[tuple[SSHClientConnection, SFTPClient]]) -> bool:
+def _is_open(opening: asyncio.Task[RemoteShell]) -> bool:
     return opening.done() and not opening.cancelled() and opening.exception() is None
-
-
-async def _open_sftp(connection: SSHClientConnection) -> tuple[SSHClientConnection, SFTPClient]:
-    return connection, await connection.start_sftp_client()

@@ -38,11 +38,18 @@ class Sockets:
 
     :param start_bridge: a function that starts the bridge program. This program transfers the data if sshd does not
         forward sockets.
+    :param exists: a function that returns whether a file exists at a path on the machine.
     """
 
-    def __init__(self, link: Link, start_bridge: Callable[[], Awaitable[Bridge]]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        start_bridge: Callable[[], Awaitable[Bridge]],
+        exists: Callable[[Path], Awaitable[bool]],
+    ) -> None:
         self._link = link
         self._start_bridge = start_bridge
+        self._exists = exists
         self._directory: asyncio.Task[SocketDirectory] | None = None
         self._servers: dict[Path, asyncio.Task[asyncio.Server]] = {}
         self._local_paths: dict[Path, Path] = {}
@@ -161,15 +168,6 @@ class Sockets:
             elif self._without_forwarding is None:
                 # No process listens on the socket. Close the bridge: forwarding may work as soon as a process listens.
                 self._close_bridge(bridge)
-
-    async def _exists(self, path: Path) -> bool:
-        import asyncssh
-
-        try:
-            async with self._link.sftp(self._link.settings.command_seconds) as sftp:
-                return await sftp.exists(str(path))
-        except (asyncssh.SFTPPermissionDenied, TimeoutError):
-            return False
 
     async def _create_bridge(self) -> Bridge:
         return await self._start_bridge()

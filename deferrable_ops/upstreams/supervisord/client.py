@@ -195,8 +195,9 @@ async def _open(address: SupervisordAddress, call_timeout: float) -> Supervisord
     await import_aiohttp()
     import aiohttp
 
+    # A kept connection would still work after the socket was removed, but no other client could connect.
     connector: aiohttp.BaseConnector = (
-        aiohttp.UnixConnector(str(address.socket), limit=_CONNECTIONS)
+        aiohttp.UnixConnector(str(address.socket), limit=_CONNECTIONS, force_close=True)
         if address.socket
         else aiohttp.TCPConnector(limit=_CONNECTIONS)
     )

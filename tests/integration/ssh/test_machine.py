@@ -87,15 +87,31 @@ async def test_prefix_runs_before_each_command(
         assert (await machine.identity()).host == os.uname().nodename
 
 
+async def test_failing_prefix_is_named(sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
+    async with use_machine(MachineAddress(ssh_conn_id="web", command_prefix="echo No!; exit 3")) as machine:
+        with pytest.raises(
+            MachineRefused, match=r"command_prefix failed on .* ended with exit code 3 and printed 'No!"
+        ):
+            await machine.run(["true"], timeout=20)
+        assert await machine.read(Path("/etc/hostname")) is not None, "files need no prefix"
+
+
 async def test_account_without_a_shell_is_refused(
     sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
-    async with use_machine(MachineAddress(ssh_conn_id="web", command_prefix="echo No!; exit 1")) as machine:
-        with pytest.raises(
-            MachineRefused, match=r"does not run shell commands as expected; .* The shell printed 'No!"
-        ):
-            await machine.identity()
+    server = RealSshd(ForceCommand="echo This account is not available; exit 1")
+    server.start()
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", server.connection())
+    try:
+        async with use_machine(MachineAddress(ssh_conn_id="web")) as machine:
+            for call in (machine.identity(), machine.run(["true"], timeout=20)):
+                with pytest.raises(
+                    MachineRefused, match=r"give the account a shell\. .* printed 'This account"
+                ):
+                    await call
+    finally:
+        server.remove()
 
 
 async def test_directory_of_another_user_in_a_shared_one_is_refused(
@@ -105,10 +121,10 @@ async def test_directory_of_another_user_in_a_shared_one_is_refused(
     (tmp_path / "shared").chmod(0o1777)
     theirs = tmp_path / "shared" / "supervisor-dag"
     theirs.mkdir(mode=0o755)
-    # Only root can change the owner of a directory, so the owner in the SFTP attributes is faked.
+    # Only root can change the owner of a directory, so the owner in the directory entries is faked.
     monkeypatch.setattr(
         "deferrable_ops.upstreams.ssh.files._entry",
-        lambda found: Entry(found.permissions, 12_345 if found.permissions & 0o7777 == 0o755 else found.uid),
+        lambda bits, uid: Entry(bits, 12_345 if bits & 0o7777 == 0o755 else uid),
     )
     (tmp_path / "way").symlink_to(theirs)
     for path in (theirs / "sub", tmp_path / "way" / "sub"):
@@ -134,19 +150,6 @@ async def test_all_users_share_one_connection(sshd_server: RealSshd, monkeypatch
 
     await asyncio.gather(*map(use, range(50)))
     assert sshd_server.logins() - logins == 1
-
-
-async def test_machine_without_stat_reports_no_inode(
-    sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "sh").symlink_to("/bin/sh")
-    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
-    async with use_machine(
-        MachineAddress(ssh_conn_id="web", environment=(("PATH", str(tmp_path)),))
-    ) as machine:
-        file, missing = await machine.status(Path("/etc/passwd"), tmp_path / "no", inodes=True)
-        assert file is not None
-        assert (file.size, file.inode, missing) == (Path("/etc/passwd").stat().st_size, 0, None)
 
 
 async def test_paths_must_be_absolute_and_arguments_whole(machine: Machine) -> None:

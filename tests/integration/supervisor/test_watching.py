@@ -292,3 +292,14 @@ async def test_invalid_utf8_and_colours_are_copied(runs: Runs, copied: Callable[
         assert await run.outcome() == Success(["pass", "stop"])
         replaced = "\N{REPLACEMENT CHARACTER}"
         assert copied() == ["[test] \x1b[31mred\x1b[0m", f"[test] caf{replaced} {replaced}"]
+
+
+async def test_output_to_dev_stdout_is_reported_once(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+    program = {"test": SLEEPS | {"stdout_logfile": "/dev/stdout", "stdout_logfile_maxbytes": 0}}
+    async with daemon(program=program, **QUICK) as found:
+        run = runs.start(watching(found))
+        await found.start()
+        await eventually(lambda: "log file /dev/stdout is not a regular file" in caplog.text, "the warning")
+        await asyncio.sleep(0.5)
+        assert caplog.text.count("is not a regular file") == 1
+        assert not run.task.done()

@@ -115,7 +115,7 @@ def test_secrets_are_never_shown() -> None:
     [
         {"password": [SECRET]},
         {"password": f"{SECRET}\n", "username": "a", "port": 9001},
-        {"program": {"p": {"command": "x", "environment": {"A": f"'{SECRET}'"}}}},
+        {"program": {"p": {"command": "x", "environment": {"A.B": f"'{SECRET}'"}}}},
         {"program": {"p": {"command": "x", "environment": f"A={SECRET}=,,"}}},
         {"environment": SECRET},
     ],
@@ -216,7 +216,9 @@ def test_default_directory_is_stable_and_short() -> None:
         ({"program": {"a": {"command": "x", "stopsignal": "NO"}}}, "not a signal"),
         ({"program": {"a": {"command": "x", "umask": 22}}}, "in quotes"),
         ({"program": {"a": {"command": "x", "environment": {"A B": "1"}}}}, "has the name 'A B'"),
-        ({"program": {"a": {"command": "x", "environment": {"A": "'\""}}}}, "quote"),
+        ({"program": {"a": {"command": "x", "environment": {"A.B": "'\""}}}}, "its name may only"),
+        ({"program": {"a": {"command": "x", "environment": {"A": "\n%(ENV_X)s"}}}}, "remove the expression"),
+        ({"program": {"a": {"command": "x", "environment": {"A": "\n"}, "user": "u"}}}, "remove user"),
         (
             {"eventlistener": {"e": {"command": "x", "events": ["TICK_5"], "redirect_stderr": True}}},
             "event listener",

@@ -258,6 +258,24 @@ def test_start_retries_of_supervisord_are_not_counted() -> None:
     assert len(program.history.restarts) == 1
 
 
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_pause_does_not_depend_on_the_system_time(monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("deferrable_ops.supervisord.crash_loops.time.monotonic", lambda: clock[0])
+    history = CrashHistory()
+    for second in range(4):
+        seen = process(ProcessState.RUNNING, start=START + second, now=START + second, pid=100 + second)
+        history, step = update_history(history, seen, POLICY)
+    assert step is CrashLoopStep.PAUSE
+    for clock[0], expected in ((29.0, CrashLoopStep.NOTHING), (30.0, CrashLoopStep.RESUME)):
+        stopped = process(ProcessState.STOPPED, start=START + 3, now=START + 3 + jump)
+        history, step = update_history(history, stopped, POLICY)
+        assert step is expected
+    ended = process(ProcessState.EXITED, start=START + 4 + jump, now=START + 5 + jump)
+    history, step = update_history(history, ended, POLICY)
+    assert (step, history.paused_until) == (CrashLoopStep.NOTHING, None)
+
+
 def test_program_that_is_fatal_after_its_pause_is_not_resumed_again() -> None:
     program = Program()
     program.evaluate()

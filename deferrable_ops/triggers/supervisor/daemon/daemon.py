@@ -83,6 +83,15 @@ async def adopt_or_start(host: SupervisorHost) -> tuple[RunningDaemon, bool]:
         now = time.monotonic()
         silent_since = (silent_since or now) if found else None
         if silent_since is not None and now - silent_since > host.timings.answer_timeout:
+            if not await host.has_socket():
+                host.log.warning(
+                    "supervisord (pid %s) runs, but its socket %s was removed; stopping it and starting another",
+                    " ".join(map(str, found)),
+                    host.cfg.socket_path,
+                )
+                await stop(host)
+                silent_since = None
+                continue
             raise SupervisordUnavailable(
                 f"supervisord (pid {' '.join(map(str, found))}) runs on {host.machine.name} but does not answer; clear "
                 "the DAG's task 'force-kill', which kills supervisord"
@@ -221,8 +230,10 @@ async def _request_stop(host: SupervisorHost) -> tuple[list[int], float]:
         return await find_daemons(host), host.timings.shutdown_timeout + stop_seconds(host.cfg)
     except (StepFailed, SupervisordRefused, SupervisordUnavailable) as error:
         host.log.warning("%s; sending SIGTERM to supervisord", error)
+    # supervisord stops its programs before it ends, unless it hangs.
+    seconds = 0.0 if await host.has_socket() else stop_seconds(host.cfg)
     await host.check_claim()
-    return await signal_daemons(host, "TERM"), host.timings.shutdown_timeout
+    return await signal_daemons(host, "TERM"), host.timings.shutdown_timeout + seconds
 
 
 async def _remove_runtime_files(host: SupervisorHost) -> None:

@@ -106,6 +106,14 @@ async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
     return await machine.read(path, 0, len(content) + 1) == content
 
 
+async def write_environment_files(config: SupervisorAirflowConfiguration, machine: Machine) -> None:
+    """Write the files with environment variables whose content has changed."""
+    for name, script in config.environment_files().items():
+        path = config.config_path.with_name(name)
+        if not await file_equals(machine, path, script.encode()):
+            await machine.write(path, script.encode())
+
+
 async def update_groups(host: SupervisorHost) -> Drift:
     """Apply the configuration file to all groups of programs that have no running process. Return the remaining
     differences.
@@ -183,6 +191,7 @@ async def apply_configuration(
     """
     drift = await find_drift(config, machine, client)
     if drift.other_file:
+        await write_environment_files(config, machine)
         await machine.write(config.config_path, config.to_cfg().encode())
         drift = replace(await find_drift(config, machine, client), other_file=True)
     if not (drift.added or drift.changed or drift.removed):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deferrable_ops.triggers.supervisor.daemon.drift import file_equals
+from deferrable_ops.triggers.supervisor.daemon.drift import file_equals, write_environment_files
 from deferrable_ops.triggers.supervisor.daemon.processes import (
     KEEP_LOCK,
     find_daemons,
@@ -30,7 +30,7 @@ _MARKER_TEXT: Final = (
 _CLEAR: Final = (
     KEEP_LOCK
     + f"""for folder; do
-  find "$folder" -mindepth 1 -maxdepth 1 ! -name {_MARKER} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
+  find "$folder/." ! -name . -prune ! -name {_MARKER} ! -name {LOCK} -exec rm -rf -- {{}} + || exit 1
   rm -f -- "$folder/{LOCK}" && rm -f -- "$folder/{_MARKER}" || exit 1
   error=$(rmdir -- "$folder" 2>&1) || [ -z "$(ls -A -- "$folder")" ] || {{ echo "$error"; exit 1; }}
 done
@@ -60,6 +60,7 @@ async def configure(host: SupervisorHost) -> bool:
             ours.append(folder)
         if is_ours and marker is None:
             await host.machine.write(folder / _MARKER, _MARKER_TEXT)
+    await write_environment_files(host.cfg, host.machine)
     file = host.cfg.to_cfg().encode()
     if await file_equals(host.machine, host.cfg.config_path, file):
         return False
@@ -115,7 +116,8 @@ def _own_files(host: SupervisorHost) -> list[Path]:
                 logs += [file for name in sorted(names) for file in _with_backups(Path(name), backups)]
     # The lock is removed last. A step may create the lock again to start supervisord. At that time, the configuration
     # file is already removed, so supervisord does not start.
-    return [cfg.config_path, cfg.socket_path, daemon.pidfile, *logs, host.lock]
+    scripts = [cfg.config_path.with_name(name) for name in cfg.environment_files()]
+    return [cfg.config_path, *scripts, cfg.socket_path, daemon.pidfile, *logs, host.lock]
 
 
 def _with_backups(log: Path, backups: int) -> list[Path]:

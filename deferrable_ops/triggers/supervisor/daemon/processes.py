@@ -10,6 +10,7 @@ files are not used, because the pid in an old pid file may now belong to another
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from itertools import pairwise
 from os.path import normpath
@@ -23,36 +24,42 @@ LOCKED: Final = 75
 """Exit code of a script that cannot take the lock, because another process holds it."""
 
 NO_FLOCK: Final = 77
-"""Exit code of a script that needs flock, if flock is not installed."""
+"""Exit code of a script that needs flock, if flock is not installed or does not work."""
 
 _NO_PROC: Final = 78
 _NO_GREP: Final = 79
+# The characters that are special in a basic regular expression.
+_SPECIAL: Final = re.compile(r"[\\.\[*^$]")
 
 TAKE_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
 exec 3>>"$1" || exit 76
-flock -n 3 || exit {LOCKED}
+flock -n 3 || exit $(($? == 1 ? {LOCKED} : {NO_FLOCK}))
 shift
 """
 """The first lines of the script that starts supervisord. The script's first argument is the path of the lock file. The
 script takes the lock. supervisord keeps it, because the script's process becomes supervisord."""
 
 KEEP_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
-if command exec 3<"$1"; then flock -n 3 || exit {LOCKED}; fi 2>/dev/null
+if command exec 3<"$1"; then flock -n 3 || exit $(($? == 1 ? {LOCKED} : {NO_FLOCK})); fi 2>/dev/null
 shift
 """
 """The first lines of a script that must not run while supervisord runs. If the lock file is missing, no supervisord was
 started. The script does not create the lock file, because another step may be removing the directory."""
 
 # A script that prints the pids of processes and can send them a signal. It finds the processes of this pid namespace
-# whose file in /proc contains a pattern.
-_FIND: Final = f"""grep -qz '' /dev/null
-[ $? -gt 1 ] && exit {_NO_GREP}
+# whose file in /proc contains a pattern. If a text is given too, it must be one whole entry of the file, such as an
+# argument in cmdline. The entries end with null characters, so the script swaps null characters and line breaks: not
+# every grep has an option for null characters. The first grep only reduces the number of files; it has no option -F,
+# because grep -F of busybox ignores what follows a null character.
+_FIND: Final = f"""LC_ALL=C; export LC_ALL
+for tool in grep tr; do command -v "$tool" >/dev/null || exit {_NO_GREP}; done
 [ -e /proc/self/ns/pid ] || exit {_NO_PROC}
-for found in $(grep "-ls$1" -e "$2" /proc/[0-9]*/"$3"); do
+for found in $(grep -ls -e "$1" /proc/[0-9]*/"$3"); do
   process=${{found%/*}}
   pid=${{process#/proc/}}
   [ "$pid" = "$$" ] && continue
   [ "$process/ns/pid" -ef /proc/self/ns/pid ] || continue
+  [ -z "$2" ] || tr '\\n\\000' '\\001\\n' <"$found" | grep -qxF -e "$2" || continue
   echo "$pid"
   [ -z "$4" ] || kill -s "$4" "$pid"
 done 2>/dev/null
@@ -64,7 +71,7 @@ async def find_daemons(host: SupervisorHost) -> list[int]:
     """Return the pids of all supervisords that run with this configuration file. Usually, there is one pid or none."""
     config = str(host.cfg.config_path)
     found = []
-    for pid in await _find(host, "zxF", config, "cmdline") or ():
+    for pid in await _find(host, *_whole(config), "cmdline") or ():
         command = await host.machine.command_of(pid)
         if command is not None and _is_daemon_command(command, config):
             found.append(pid)
@@ -173,29 +180,35 @@ async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal:
     lock file, return None.
     """
     # The fields are: pid (command) state ppid pgrp session; see proc(5). Zombies are ignored: their parents reap them.
-    searches = [("zxF", marker, "environ") for marker in (environment_marker(host), _server_url(host))]
-    searches += [("", rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "stat") for session in sessions]
+    searches = [(*_whole(marker), "environ") for marker in (environment_marker(host), _server_url(host))]
+    searches += [(rf"^[0-9]* (.*) [^ZX] [0-9]* [0-9]* {session} ", "", "stat") for session in sessions]
     orphans: set[int] = set()
-    for options, pattern, file in searches:
-        found = await _find(host, options, pattern, file, signal, locked=True)
+    for pattern, text, file in searches:
+        found = await _find(host, pattern, text, file, signal, locked=True)
         if found is None:
             return None
         orphans.update(found)
     return orphans
 
 
+def _whole(text: str) -> tuple[str, str]:
+    """Return a regular expression that matches this text, and the text."""
+    return _SPECIAL.sub(r"\\\g<0>", text), text
+
+
 async def _find(
-    host: SupervisorHost, options: str, pattern: str, file: str, signal: str = "", *, locked: bool = False
+    host: SupervisorHost, pattern: str, text: str, file: str, signal: str = "", *, locked: bool = False
 ) -> list[int] | None:
     """Return the pids of all processes whose file in /proc/<pid>, such as ``cmdline``, contains a pattern.
 
-    :param options: command line options for grep, which searches the files.
+    :param pattern: a basic regular expression for grep.
+    :param text: a text that must be one whole entry of the file; "" if each match of the pattern counts.
     :param file: the name of the file in /proc/<pid>, for example ``cmdline``.
     :param signal: name of the signal to send to each process that is found, such as TERM; "" sends no signal.
     :param locked: whether the lock file must be locked during the search. If another process has locked the lock file,
         the function searches no files and returns None.
     """
-    script, arguments = _FIND, [options, pattern, file, signal]
+    script, arguments = _FIND, [pattern, text, file, signal]
     if locked:
         script, arguments = KEEP_LOCK + _FIND, [str(host.lock), *arguments]
     result = await host.machine.run(
@@ -212,7 +225,7 @@ def _explain(code: int) -> str:
     known = {
         NO_FLOCK: "flock is missing; install util-linux there",
         _NO_PROC: "there is no /proc file system; mount it",
-        _NO_GREP: "grep has no option -z; install GNU grep there",
+        _NO_GREP: "grep or tr is missing; install grep and coreutils, or busybox, there",
     }
     return known.get(code, f"sh exited with {code}")
 

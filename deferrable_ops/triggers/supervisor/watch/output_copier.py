@@ -47,6 +47,8 @@ class OutputCopier(Generic[T]):
         self._reports_gaps = saved.is_ours
         self._logs: dict[Path, LogTail[T]] = {}
         self._last_error = ""
+        # The paths of logs whose output cannot be copied, such as /dev/stdout. Each is reported once.
+        self._unreadable: set[Path] = set()
 
     @property
     def state(self) -> dict[str, Any]:
@@ -104,6 +106,15 @@ class OutputCopier(Generic[T]):
         if not logs:
             return []
         statuses = await self._machine.status(*(log.path for log in logs), inodes=self._inodes)
+        for log, status in zip(logs, statuses, strict=True):
+            if status is not None and not status.is_regular and log.path not in self._unreadable:
+                self._unreadable.add(log.path)
+                self._log.warning(
+                    "[%s] output is not copied, because the log file %s is not a regular file; remove "
+                    "stdout_logfile and stderr_logfile from the program, or set them to files",
+                    log.label,
+                    log.path,
+                )
         current = zip(logs, map(regular_file, statuses), strict=True)
         waiting = [(log, status) for log, status in current if log.may_have_output(status)]
         return sorted(waiting, key=lambda one: one[0].unread(one[1]))

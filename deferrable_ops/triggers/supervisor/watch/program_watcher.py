@@ -295,6 +295,8 @@ class ProgramWatcher:
         """Return whether the process of supervisord runs, and may still answer."""
         if time.monotonic() - self._answered_at > self.hangs_after:
             return False
+        if not await self._host.has_socket():
+            return False
         try:
             return bool(await find_daemons(self._host))
         except StepFailed:

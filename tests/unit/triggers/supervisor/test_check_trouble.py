@@ -71,6 +71,7 @@ async def test_supervisord_whose_process_runs_is_waited_for(
     running_process: subprocess.Popen[bytes],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    two(tmp_path).socket_path.touch()
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
     daemon.failing = AWAY
@@ -88,6 +89,7 @@ async def test_supervisord_that_hangs_retriggers(
     runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ProgramWatcher, "hangs_after", 0.5)
+    two(tmp_path).socket_path.touch()
     run = runs.start(watching(two(tmp_path)))
     await daemon.looked()
     daemon.failing = AWAY
