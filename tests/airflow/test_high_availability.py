@@ -172,7 +172,8 @@ def test_check_that_raises_is_retriggered_after_longer_and_longer_pauses_with_it
         for run in runs
     ]
     checked, retriggered = ends[1]
-    assert (retriggered - checked).total_seconds() >= 12
+    # The pause begins when the inbox has the result. Airflow writes the end of the check up to two seconds later.
+    assert (retriggered - checked).total_seconds() >= 10
     assert ["The next DAG run starts in" in run.task("ha-retrigger-fail").log() for run in runs[:2]] == [
         False,
         True,

@@ -82,7 +82,8 @@ def test_program_that_always_crashes_is_started_again_after_longer_and_longer_pa
         datetime.fromisoformat(task.attributes["end_date"])
         for task in (runs[1].task("sup_crashes-check-programs"), gates[1])
     )
-    assert (retriggered - ended).total_seconds() >= 12
+    # The pause begins when the inbox has the result. Airflow writes the end of the check up to two seconds later.
+    assert (retriggered - ended).total_seconds() >= 10
     assert [run.worker_processes() for run in runs] == [1, 1, 0]
     assert steps(runs[-1], *STOPS) == dict.fromkeys(STOPS, "success")
 
