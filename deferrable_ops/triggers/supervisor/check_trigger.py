@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
@@ -18,6 +19,7 @@ from deferrable_ops.inbox import Wait
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.outcome import Failure, Outcome, Skip
 from deferrable_ops.supervisord.policy import Action
+from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.dag_run import run_facts_of
 from deferrable_ops.triggers.high_availability.triggers import HighAvailabilityTrigger
 from deferrable_ops.triggers.supervisor.configuration import (
@@ -39,6 +41,11 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
     Action.RETRIGGER: (Result.FAIL, CheckAction.RETRIGGER),
 }
 _FAILURES: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
+
+
+# Limits the memory that hundreds of watching tasks need when they start together. The process would never free this
+# memory.
+_saving = Throttle(8)
 
 
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
@@ -91,9 +98,14 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         """Stop supervisord and its programs, if a user ended the task and ``stop_on_exit`` is set."""
         await tear_down_if_killed(self.inbox, wait, load_configuration(self.configuration), self.log)
 
+    async def on_wait_updated(self) -> None:
+        """Free the memory of the saved state, because only :meth:`poll` reads this state."""
+        self.current = replace(self.current, progress=None)
+
     async def poll(self) -> Outcome:
         """Watch the programs until the task can end, and return the task's outcome."""
         evaluator, backoff = await self.evaluator(run_facts_of(self), self.current.progress), Backoff()
+        await self.on_wait_updated()
         while (ended := evaluator.at_limit(_now())) is None:
             began = time.monotonic()
             try:
@@ -124,7 +136,9 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 until = f", until {evaluator.end} at the latest" if evaluator.end else ""
                 count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
-                saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
+                with _saving.slot() as granted:
+                    await granted
+                    saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
                 watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
                 return await self._watch(evaluator, host, watcher)
 
@@ -164,7 +178,9 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         return self.end(ended)
 
     async def _save(self, health: dict[str, Any], state: SavedState) -> None:
-        await self.inbox.waits.save_progress(self.current.id, health | state.to_json())
+        with _saving.slot() as granted:
+            await granted
+            await self.inbox.waits.save_progress(self.current.id, health | state.to_json())
 
 
 def _now() -> datetime:

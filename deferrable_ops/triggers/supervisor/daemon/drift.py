@@ -5,7 +5,7 @@ runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
@@ -30,11 +30,13 @@ _REMOVE_POLL_SECONDS: Final = 0.2
 
 class _Changes:
     """The changes that this Python process makes to the configuration of one supervisord. The lock allows one change at
-    a time; ``count`` is the number of changes so far.
+    a time; ``count`` is the number of changes so far. The lock ``comparing`` allows one comparison at a time, because
+    hundreds of comparisons at once would need much memory.
     """
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
+        self.comparing = asyncio.Lock()
         self.count = 0
 
 
@@ -275,22 +277,21 @@ class DriftReconciler:
         self._log = host.log
         self._changes = _changes.setdefault(host.rpc, _Changes())
         self._known_changes = self._changes.count
-        self._starts: dict[str, int] | None = None
+        self._starts: Mapping[str, int] | None = None
         self._not_before = 0.0
         self._last_warning = ""
         self.is_due = True
 
-    async def reconcile(self, processes: Iterable[Process]) -> Reconciliation:
+    async def reconcile(self, starts: Mapping[str, int]) -> Reconciliation:
         """Look for drift if processes were added, removed or restarted. If there is drift, handle it according to the
         field ``drift``.
 
         With ``drift='apply'``, this method may write supervisord's configuration file and restart programs.
 
-        :param processes: the processes in the newest poll result.
+        :param starts: the start time of each process in the newest poll result, by the process's full name.
         """
         if self._may_show_a_change():
             return _OUTDATED
-        starts = {process.full_name: process.start for process in processes}
         now = asyncio.get_running_loop().time()
         self.is_due = starts != self._starts
         if not self.is_due or now < self._not_before:
@@ -316,7 +317,8 @@ class DriftReconciler:
         return True
 
     async def _report(self) -> Reconciliation:
-        drift = await find_drift(self._config, self._machine, self._client)
+        async with self._changes.comparing:
+            drift = await find_drift(self._config, self._machine, self._client)
         if not drift:
             return _CURRENT
         text = f"supervisord runs another configuration than this task's: {drift}"

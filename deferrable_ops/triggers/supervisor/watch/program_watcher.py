@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.outages import REPORT_LASTS, outages
-from deferrable_ops.supervisord.crash_loops import CrashLoopStep
+from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep
 from deferrable_ops.supervisord.evaluation import (
     Evaluation,
     evaluate,
@@ -39,10 +40,25 @@ class ProcessReading(NamedTuple):
     :param processes: all processes of supervisord.
     :param facts: the data of all processes in the poll result, without the time of the poll. If two poll results have
         equal `facts`, no process has changed between the two polls.
+    :param starts: the start time of each process, by the process's full name.
+    :param evaluations: the evaluations of `processes`, which all tasks with equal input share. The ids in the keys stay
+        unique, because the values hold the objects.
     """
 
     processes: tuple[Process, ...]
     facts: tuple[Any, ...]
+    starts: dict[str, int]
+    evaluations: dict[tuple[int, int], tuple[Any, Any, Evaluation]]
+
+    def evaluation(
+        self, config: SupervisorAirflowConfiguration, histories: dict[str, CrashHistory]
+    ) -> Evaluation:
+        """Return the evaluation of `processes`, see :func:`evaluate`."""
+        key = (id(config), id(histories) if histories else 0)
+        if key not in self.evaluations:
+            evaluation = evaluate(config, self.processes, histories)
+            self.evaluations[key] = (config, histories, evaluation)
+        return self.evaluations[key][2]
 
 
 _CONTINUE: Final = Verdict(None)
@@ -71,6 +87,8 @@ def parse_processes(answer: Processes) -> ProcessReading:
     return ProcessReading(
         processes,
         tuple((one.full_name, one.state, one.start, one.pid, one.exit_code, one.error) for one in processes),
+        {one.full_name: one.start for one in processes},
+        {},
     )
 
 
@@ -163,7 +181,7 @@ class ProgramWatcher:
         last = self._last_reading
         if self._is_calm and not self._drift.is_due and last is not None and reading.facts == last.facts:
             return _CONTINUE
-        drift = await self._drift.reconcile(reading.processes)
+        drift = await self._drift.reconcile(reading.starts)
         if drift.verdict is not None or not drift.is_current:
             return drift.verdict
         if self._is_retry and await self._restart_retried(reading.processes):
@@ -235,7 +253,7 @@ class ProgramWatcher:
                 self._restarts[name] = True
 
     def _evaluate(self, reading: ProcessReading) -> Verdict:
-        before, self._last = self._last, evaluate(self._config, reading.processes, self._histories)
+        before, self._last = self._last, reading.evaluation(self._config, self._histories)
         self._log_changes(before, self._last)
         self._last_reading, self._histories = reading, self._last.histories
         # The state is calm if no process has recent restarts or pauses. In a calm state, the evaluation depends only on
