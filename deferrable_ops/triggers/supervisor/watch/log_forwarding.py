@@ -27,6 +27,8 @@ _MIN_LINE_COST: Final = 64
 
 _MAX_BACKUPS: Final = 100
 
+_DEVICES: Final = Path("/dev")
+
 # After this many lines (a few milliseconds), let the other triggers on the event loop run.
 _LINES_PER_TURN: Final = 50
 
@@ -101,14 +103,8 @@ class LogForwarder:
             return
         statuses = await self._machine.status(*(log.path for log in logs), inodes=self._inodes)
         for log, status in zip(logs, statuses, strict=True):
-            if status is not None and not status.is_regular and log.path not in self._unreadable:
-                self._unreadable.add(log.path)
-                self._log.warning(
-                    "[%s] output is not copied to this log, because the log file %s is not a regular file; remove "
-                    "stdout_logfile and stderr_logfile from the program, or set them to files",
-                    log.label,
-                    log.path,
-                )
+            if status is not None and not status.is_regular:
+                self._report_unreadable(log.label, log.path)
         current = zip(logs, map(regular_file, statuses), strict=True)
         waiting = [(log, status) for log, status in current if log.may_have_output(status)]
         while waiting and (limit is None or limit > 0):
@@ -129,6 +125,16 @@ class LogForwarder:
                 if chunk.has_more:
                     unfinished.append((log, status))
             waiting = unfinished
+
+    def _report_unreadable(self, label: str, path: Path) -> None:
+        if path not in self._unreadable:
+            self._unreadable.add(path)
+            self._log.warning(
+                "[%s] output is not copied to this log, because the log file %s is not a regular file; remove "
+                "stdout_logfile and stderr_logfile from the program, or set them to files",
+                label,
+                path,
+            )
 
     async def _write(self, log: LogTail, lines: list[str]) -> None:
         for number, line in enumerate(lines, 1):
@@ -154,6 +160,10 @@ class LogForwarder:
                 continue
             if (log := self._logs.get(Path(path))) is None:
                 label = process.name if process.name == process.group else process.full_name
+                # For the program, this is its own output. For this process, it would be another file.
+                if Path(path).is_relative_to(_DEVICES):
+                    self._report_unreadable(label + suffix, Path(path))
+                    continue
                 position = self._saved.get(path)
                 log = LogTail(
                     label + suffix, Path(path), backups, position, process.start - 1.0, self._reports_gaps
