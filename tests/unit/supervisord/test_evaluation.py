@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from unit.supervisord.support import START, config, info, process
 
 from deferrable_ops.exceptions import InputError
-from deferrable_ops.supervisord import Action, ProgramPolicy
+from deferrable_ops.supervisord import Action, ProgramPolicy, crash_loops
 from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep, update_history
 from deferrable_ops.supervisord.evaluation import evaluate
 from deferrable_ops.supervisord.processes import Process, ProcessState, overall_verdict, processes_by_program
@@ -261,7 +262,7 @@ def test_start_retries_of_supervisord_are_not_counted() -> None:
 @pytest.mark.parametrize("jump", [-3600, 3600])
 def test_pause_does_not_depend_on_the_system_time(monkeypatch: pytest.MonkeyPatch, jump: int) -> None:
     clock = [0.0]
-    monkeypatch.setattr("deferrable_ops.supervisord.crash_loops.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(crash_loops, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     history = CrashHistory()
     for second in range(4):
         seen = process(ProcessState.RUNNING, start=START + second, now=START + second, pid=100 + second)

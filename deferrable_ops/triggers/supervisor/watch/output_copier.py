@@ -23,6 +23,7 @@ from deferrable_ops.upstreams.machine.machine import FileStatus
 T = TypeVar("T")
 
 _MAX_BACKUPS: Final = 100
+_DEVICES: Final = Path("/dev")
 
 
 class OutputCopier(Generic[T]):
@@ -107,17 +108,21 @@ class OutputCopier(Generic[T]):
             return []
         statuses = await self._machine.status(*(log.path for log in logs), inodes=self._inodes)
         for log, status in zip(logs, statuses, strict=True):
-            if status is not None and not status.is_regular and log.path not in self._unreadable:
-                self._unreadable.add(log.path)
-                self._log.warning(
-                    "[%s] output is not copied, because the log file %s is not a regular file; remove "
-                    "stdout_logfile and stderr_logfile from the program, or set them to files",
-                    log.label,
-                    log.path,
-                )
+            if status is not None and not status.is_regular:
+                self._report_unreadable(log.label, log.path)
         current = zip(logs, map(regular_file, statuses), strict=True)
         waiting = [(log, status) for log, status in current if log.may_have_output(status)]
         return sorted(waiting, key=lambda one: one[0].unread(one[1]))
+
+    def _report_unreadable(self, label: str, path: Path) -> None:
+        if path not in self._unreadable:
+            self._unreadable.add(path)
+            self._log.warning(
+                "[%s] output is not copied, because the log file %s is not a regular file; remove stdout_logfile and "
+                "stderr_logfile from the program, or set them to files",
+                label,
+                path,
+            )
 
     def _report(self, problem: str) -> None:
         if problem != self._last_error:
@@ -142,6 +147,10 @@ class OutputCopier(Generic[T]):
                 continue
             if (log := self._logs.get(Path(path))) is None:
                 label = process.name if process.name == process.group else process.full_name
+                # For the program, this is its own output. For this process, it would be another file.
+                if Path(path).is_relative_to(_DEVICES):
+                    self._report_unreadable(label + suffix, Path(path))
+                    continue
                 position = self._saved.get(path)
                 log = LogTail(
                     label + suffix,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from deferrable_ops.exceptions import (
 )
 from deferrable_ops.inbox import Attempt, WaitState
 from deferrable_ops.outcome import Failure, Skip, Success
+from deferrable_ops.supervisord import crash_loops
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.triggers.supervisor import check_trigger
 from deferrable_ops.triggers.supervisor.watch import program_watcher
@@ -141,8 +144,11 @@ async def test_unchanged_reading_is_not_evaluated_again(
 
 @pytest.mark.usefixtures("place")
 async def test_crash_loop_is_paused_and_resumed_and_given_up(
-    runs: Runs, daemon: FakeSupervisord, tmp_path: Path
+    runs: Runs, daemon: FakeSupervisord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    monkeypatch.setattr(crash_loops, "time", clock)
     cfg = two(tmp_path, policy=CRASHES | {"otherwise": "fail"})
     run = runs.start(watching(cfg))
     await daemon.looked()
@@ -154,9 +160,11 @@ async def test_crash_loop_is_paused_and_resumed_and_given_up(
     daemon.set("a", ProcessState.STOPPED)
     await daemon.looked()
     daemon.pass_time(20)
+    passed[0] += 20
     await daemon.looked()
     assert start not in daemon.calls
     daemon.pass_time(20)
+    passed[0] += 20
     await daemon.looked()
     assert daemon.calls[-1] == start
     for _ in range(2):
