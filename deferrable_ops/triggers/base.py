@@ -463,8 +463,7 @@ class TaskTrigger(Launching, BaseTrigger):
         return None
 
     def _report_outage(self, error: BaseException, pause: float) -> None:
-        own = self.sources[0] if self.sources else f"the system of {self.feature}"
-        source = common_source(error) or own
+        source = common_source(error) or next(iter(self.sources), f"the system of {self.feature}")
         # The next run of wait() may fail late, after a timeout of a minute.
         outages.failed(source, str(error) or type(error).__name__, lasts=pause + REPORT_LASTS)
 

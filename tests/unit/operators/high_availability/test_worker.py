@@ -15,6 +15,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
+from deferrable_ops.high_availability.results import SKIPPED_TASKS
 from deferrable_ops.inbox import Wait, WaitState, use_inbox
 from deferrable_ops.inbox.large_values import run_sync
 from deferrable_ops.operators.base import attempt_of
@@ -190,7 +191,7 @@ def test_class_that_needs_a_worker_is_instantiated_there() -> None:
     pushed: list[str] = []
     worker.context["ti"].xcom_push = lambda key, value: pushed.append(key)
     assert worker.run_once() == ["pass", "stop"]
-    assert pushed == ["healthy"]
+    assert pushed == ["healthy", SKIPPED_TASKS]
 
 
 def test_check_whose_argument_the_run_does_not_have_fails_and_does_not_retrigger() -> None:
