@@ -123,9 +123,12 @@ async def mark_seen(database: Database, wait_ids: Collection[str]) -> None:
     async def write(transaction: Transaction) -> None:
         unseen_for = transaction.now - waits.c.seen_at
         moved = case((unseen_for > _SEEN_LASTS, unseen_for), else_=0.0)
+        # Lock the rows in the order of their ids, as callbacks do. Different orders could deadlock.
+        locked = select(waits.c.id).where(waits.c.id.in_(chosen), _PAUSES).order_by(waits.c.id)
+        ids = (await transaction.connection.execute(locked.with_for_update())).scalars().all()
         await transaction.connection.execute(
             update(waits)
-            .where(waits.c.id.in_(chosen), _PAUSES)
+            .where(waits.c.id.in_(ids))
             .values(deadline=waits.c.deadline + moved, seen_at=transaction.now)
         )
 
@@ -143,11 +146,8 @@ def _first_due(now: float) -> Select[tuple[float | None, float | None]]:
 
 def _counts(now: float) -> ColumnElement[bool]:
     """Return the SQL condition that is true if the deadline of a wait is not paused."""
-    is_seen, is_forgotten = (
-        waits.c.seen_at >= now - _SEEN_LASTS,
-        waits.c.seen_at < now - _LONGEST_PAUSE,
-    )
-    return or_(waits.c.seen_at.is_(None), is_seen, is_forgotten)
+    seen_at = waits.c.seen_at
+    return or_(seen_at.is_(None), seen_at >= now - _SEEN_LASTS, seen_at < now - _LONGEST_PAUSE)
 
 
 def _is_late(now: float) -> ColumnElement[bool]:
