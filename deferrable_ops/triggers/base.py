@@ -42,8 +42,7 @@ _MARGIN_SECONDS, _MARGIN_SHARE = 5.0, 0.1
 # If the task is queued again before the scheduler has handled this exit, the scheduler fails the task (airflow#66374).
 # So a trigger waits until 8 s after its own start before it resumes a task on a worker.
 RESUME_AFTER_DEFER = 8.0
-# A task that ends in the triggerer is not queued again. So it may end once the worker has reported the task as
-# deferred.
+# A task that ends in the triggerer is not queued again. So it may end once the worker has deferred it.
 _END_AFTER_DEFER = 2.0
 # Limits the memory that thousands of triggers need when they start together. The process would never free this memory.
 _registering = Throttle(128)
@@ -121,10 +120,8 @@ class TaskTrigger(Launching, BaseTrigger):
         **_older: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.timeout = timeout
-        self.attempt = attempt
-        self.ends_on_worker = ends_on_worker
-        self.do_xcom_push = do_xcom_push
+        self.timeout, self.attempt = timeout, attempt
+        self.ends_on_worker, self.do_xcom_push = ends_on_worker, do_xcom_push
         self.inbox = self.changes = self.current = self._outages = cast("Any", None)
         self.started, self._backoff = False, None
 

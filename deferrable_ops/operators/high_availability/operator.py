@@ -163,9 +163,7 @@ class HighAvailabilityOperator(TriggererOperator):
 
         A gate with an ``on_skipped_callback`` must start, because the scheduler does not call this callback.
         """
-        return not any(
-            task.on_skipped_callback for task in (self, self.retrigger_pass, self.retrigger_fail)
-        )
+        return not any(task.on_skipped_callback for task in (self, self.retrigger_pass, self.retrigger_fail))
 
     @property
     def rules(self) -> dict[str, Any]:

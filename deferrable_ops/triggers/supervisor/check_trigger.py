@@ -132,7 +132,9 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 with _saving.slot() as granted:
                     await granted
                     saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
-                return await self._watch(evaluator, ProgramWatcher(host, readings, saved, self.current.attempt))
+                return await self._watch(
+                    evaluator, ProgramWatcher(host, readings, saved, self.current.attempt)
+                )
 
     async def _watch(self, evaluator: CheckEvaluator, watcher: ProgramWatcher) -> Outcome:
         saved = None

@@ -82,7 +82,11 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "check_timeout": 300.0,
         "soft_fail": False,
     },
-    "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger": {"leaf_task_id": "", "task_ids": ()},
+    "deferrable_ops.triggers.supervisor.SupervisorAlarmTrigger": {
+        "check_task_id": "",
+        "leaf_task_id": "",
+        "task_ids": (),
+    },
     "deferrable_ops.triggers.supervisor.SupervisorCheckTrigger": {
         "check": "",
         "check_timeout": 300.0,

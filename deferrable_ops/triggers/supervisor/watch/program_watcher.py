@@ -308,9 +308,7 @@ class ProgramWatcher:
             self._log.warning(message, error)
 
 
-def _output_copier(
-    host: SupervisorHost, saved: SavedState, attempt: Attempt
-) -> OutputCopier[Any] | None:
+def _output_copier(host: SupervisorHost, saved: SavedState, attempt: Attempt) -> OutputCopier[Any] | None:
     match host.cfg.forward_logs:
         case "file":
             return FileForwarder(host, saved, attempt)

@@ -10,8 +10,8 @@ import resource
 from pathlib import Path
 
 import pytest
-from unit.triggers.support import new_attempt
 from unit.triggers.supervisor.support import Program, Reader, warned
+from unit.triggers.support import new_attempt
 
 from deferrable_ops.triggers.supervisor.watch import file_forwarding
 from deferrable_ops.triggers.supervisor.watch.file_forwarding import FileForwarder
@@ -65,10 +65,11 @@ async def test_task_log_contains_only_the_path_of_the_file(
     host = os.uname().nodename
     [message] = [record.getMessage() for record in caplog.records]
     assert (
-        message
-        == f"[a] The output is copied to the file {file_of(tmp_path)} on the triggerer's host {host}"
+        message == f"[a] The output is copied to the file {file_of(tmp_path)} on the triggerer's host {host}"
     )
-    assert not list(file_of(tmp_path).parent.glob("attempt=2.log*")), "Airflow merges these files into the log"
+    assert not list(file_of(tmp_path).parent.glob("attempt=2.log*")), (
+        "Airflow merges these files into the log"
+    )
     monkeypatch.setenv("AIRFLOW__LOGGING__REMOTE_LOGGING", "True")
     reader.restart()
     program.write(b"two\n")
