@@ -20,6 +20,7 @@ from enum import IntEnum
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
+from deferrable_ops.outages import AIRFLOW, outages
 from deferrable_ops.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeo
         await granted
         await warm_up()
         async with asyncio.timeout(timeout):
-            return await call()
+            result = await call()
+    outages.recovered(AIRFLOW)
+    return result
 
 
 async def send(message: Any, *, rank: Rank, timeout: float) -> Any:

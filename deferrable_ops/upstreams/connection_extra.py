@@ -119,7 +119,10 @@ async def _read(conn_id: str) -> tuple[Any, Any]:
         connection = await asyncio.to_thread(team_connection, conn_id)
     if connection is None:
         connection = await BaseHook.aget_connection(conn_id)
-    return connection, await connection.aextra_dejson()
+    # In an API server, which cancels work too, Airflow returns its database model. This model has no async methods.
+    if (read_extra := getattr(connection, "aextra_dejson", None)) is None:
+        return connection, connection.extra_dejson
+    return connection, await read_extra()
 
 
 def _variable(conn_id: str, team: str) -> str:

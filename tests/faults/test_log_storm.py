@@ -33,6 +33,13 @@ WAITS = RUNS * TASKS
 CALLED_BACK = 5  # after each start
 LINES_A_SECOND = 1_500
 SUPERVISORS = 10
+BUDGET = 200  # lines a second, of [deferrable_ops] forward_logs_lines_per_second
+BURST = 60 * BUDGET
+LONGEST_BLOCK = 1.0  # seconds
+SKIPPED = re.compile(r"\[test\] skipped ([\d,]+) lines? \(")
+LINE = re.compile(r"\[test\] line (\d+) ")
+# What Airflow writes when the loop of a triggerer is late by 0.2 s.
+BLOCKED = re.compile(r"async thread was blocked for ([\d.]+) seconds")
 PLAIN_RUNS = 20  # of the 50 tasks of the page's DAG
 
 PATIENCE = 3_600.0
@@ -155,6 +162,7 @@ def test_supervisors_start_and_end_while_another_forwards_1500_lines_a_second(
 ) -> None:
     airflow = new_airflow(Path(__file__).parent / "dags")
     end = Path(remote_machine["SUPERVISOR_FOLDERS"], "lines.end")
+    storm_began = time.monotonic()
     lines = airflow.trigger("storm_lines")
     log = wait_until(
         lambda: next((airflow.home / "logs").glob("dag_id=storm_lines/*/*check-programs/*"), None),
@@ -178,6 +186,16 @@ def test_supervisors_start_and_end_while_another_forwards_1500_lines_a_second(
     end.touch()
     lines.wait_for("success", timeout=PATIENCE)
     print(f"the lines ended after {time.monotonic() - began:.0f} s")
+    text = log.read_text()
+    skipped = [int(number.replace(",", "")) for number in SKIPPED.findall(text)]
+    written = [int(number) for number in LINE.findall(text)]
+    print(f"{len(written)} lines in the log, {sum(skipped)} skipped")
+    assert sum(skipped) > 0, "the budget is far below this rate"
+    assert written[-1] > len(written), "the newest lines are in the log"
+    assert len(written) < BURST + BUDGET * (time.monotonic() - storm_began)
+    blocks = [float(seconds) for seconds in BLOCKED.findall(airflow.triggerer.output.read_text())]
+    print(f"the event loop was late by {sorted(blocks)} s")
+    assert max(blocks, default=0.0) < LONGEST_BLOCK
     assert not any(run.worker_processes() for run in [lines, wait, *supervisors])
 
 

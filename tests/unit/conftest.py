@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deferrable_ops.inbox import Inbox
+from deferrable_ops.outages import outages
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,14 @@ def empty_inbox_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     asyncio.run(create())
     return path
+
+
+@pytest.fixture(autouse=True)
+def no_outages() -> Iterator[None]:
+    """End the outages that the test reported, because all tests of a process share them."""
+    yield
+    for outage in outages.active():
+        outages.recovered(outage.source)
 
 
 @pytest.fixture

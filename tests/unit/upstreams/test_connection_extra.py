@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from airflow.models.connection import Connection
 from airflow.sdk import BaseHook
 
 from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError
@@ -22,6 +23,14 @@ async def test_connection_comes_with_its_extra(monkeypatch: pytest.MonkeyPatch) 
     connect(monkeypatch, '{"a": [1]}')
     connection, extra = await read_connection("jobs")
     assert (connection.host, extra) == ("jobs.example.com", {"a": [1]})
+
+
+async def test_api_servers_connection_comes_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def model(conn_id: str) -> Connection:
+        return Connection(conn_id=conn_id, conn_type="http", extra='{"a": [1]}')
+
+    monkeypatch.setattr(BaseHook, "aget_connection", model)
+    assert (await read_connection("jobs"))[1] == {"a": [1]}
 
 
 @pytest.mark.parametrize("extra", ["", "{}", " { } ", "null"])
