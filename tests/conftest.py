@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from cryptography.fernet import Fernet
+from hypothesis import HealthCheck, settings
 
 # Before anything imports Airflow: no test may depend on, or write to, the Airflow of whoever runs it. Its
 # examples would install a listener, which changes how tasks end.
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 IN_CI = os.environ.get("CI") == "true"
+
+# On a busy machine, generating inputs may be slow.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session")
