@@ -13,7 +13,8 @@ from typing import Final
 
 from deferrable_ops import settings
 
-_BURST_SECONDS: Final = 60.0
+# The parent process may be this late with the log of each task.
+_BURST_SECONDS: Final = 30.0
 
 
 class LogBudget:
@@ -22,7 +23,7 @@ class LogBudget:
     A caller gets at most half of the lines that are left. So a task whose program prints a lot leaves lines to the
     other tasks.
 
-    :param rate: lines per second. A budget that was not used holds the lines of the last 60 seconds.
+    :param rate: lines per second. A budget that was not used holds the lines of the last 30 seconds.
     :param clock: returns the time in seconds.
     """
 

@@ -25,7 +25,7 @@ from deferrable_ops.triggers.lifecycle.log_budget import log_budget
 pytest.importorskip("supervisor.supervisord")
 
 QUICK = {"check_interval": 0.2, "startsecs": 0}
-BURST = 200 * 60  # lines
+BURST = 200 * 30  # lines
 MB = 1_000_000
 SKIPPED = re.compile(r"^\[test\] skipped ([\d,]+) lines? \(")
 
