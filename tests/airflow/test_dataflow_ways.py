@@ -72,17 +72,15 @@ def test_dag_test_runs_the_whole_wait(airflow: RealAirflow, finishing: OutsideDa
         f"for job in ({finishing.prefix!r}, {failing!r}):\n"
         "    print(dag.test(run_conf={'job': job}).state)\n"
     )
-    # Otherwise the scheduler would run the tasks of the same run, which dag.test() runs by itself.
-    airflow.client.patch("/dags/dataflow_flex", {"is_paused": True})
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=airflow.environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        timeout=120,
-        check=True,
-    )
-    airflow.client.patch("/dags/dataflow_flex", {"is_paused": False})
+    with airflow.paused("dataflow_flex"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=airflow.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            timeout=120,
+            check=True,
+        )
     states = [line for line in done.stdout.splitlines() if line in ("success", "failed")]
     assert states == ["success", "failed"]
     assert len(finishing.jobs()) == len(finishing.jobs(failing)) == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,17 +13,6 @@ from real_airflow import RealAirflow, Run, wait_until
 ENDED = {"success", "failed"}
 
 
-@contextmanager
-def unpaused(airflow: RealAirflow, dag_id: str) -> Iterator[None]:
-    """Let a DAG run on its schedule for a while."""
-    wait_until(lambda: airflow.client.find(f"/dags/{dag_id}") is not None, f"{dag_id} to be parsed")
-    airflow.client.patch(f"/dags/{dag_id}", {"is_paused": False})
-    try:
-        yield
-    finally:
-        airflow.client.patch(f"/dags/{dag_id}", {"is_paused": True})
-
-
 def chain_of(airflow: RealAirflow, dag_id: str) -> list[Run]:
     rows = airflow.client.get(f"/dags/{dag_id}/dagRuns", order_by="id", limit=100)["dag_runs"]
     return [Run(airflow.client, dag_id, row["dag_run_id"]) for row in rows]
@@ -33,7 +20,7 @@ def chain_of(airflow: RealAirflow, dag_id: str) -> list[Run]:
 
 def test_dags_of_airflow_ha_run_as_they_did(airflow: RealAirflow) -> None:
     """Both at once, because each waits most of its time."""
-    with unpaused(airflow, "test-ha-counter"), unpaused(airflow, "test-high-availability"):
+    with airflow.unpaused("test-ha-counter"), airflow.unpaused("test-high-availability"):
         wait_until(
             lambda: [run.state for run in chain_of(airflow, "test-ha-counter")] == ["success"] * 3,
             "three runs to succeed",
@@ -194,7 +181,6 @@ def test_check_that_a_user_marks_failed_fails_the_run_without_retriggering(
 def test_dag_test_runs_the_check_and_its_branch(airflow: RealAirflow, tmp_path: Path) -> None:
     file = Path(__file__).parent / "dags" / "high_availability.py"
     script = tmp_path / "script.json"
-    airflow.scheduler.kill()  # it would run the tasks of the same run, which dag.test() does by itself
     program = (
         "from airflow.dag_processing.dagbag import DagBag\n"
         f"dags = DagBag({str(file)!r}, bundle_name='dags').dags\n"
@@ -204,14 +190,15 @@ def test_dag_test_runs_the_check_and_its_branch(airflow: RealAirflow, tmp_path: 
         f"    Path({str(script.with_suffix('.asked'))!r}).unlink(missing_ok=True)\n"
         f"    print(dags[dag_id].test(run_conf={{'file': {str(script)!r}}}).state)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=airflow.environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        timeout=180,
-        check=True,
-    )
+    with airflow.paused("ha"), airflow.paused("ha_on_a_worker"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=airflow.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            timeout=180,
+            check=True,
+        )
     states = [line for line in done.stdout.splitlines() if line in ENDED]
     assert states == ["success", "failed", "success"]
 

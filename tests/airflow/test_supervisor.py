@@ -213,14 +213,13 @@ def program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord
 
 
 def user_who_marks_a_run_as_failed_ends_what_it_runs(airflow: RealAirflow) -> None:
-    airflow.client.patch("/dags/test-supervisor", {"is_paused": False})
-    [run] = wait_until(lambda: chain(airflow, "test-supervisor"), "the first scheduled run", timeout=60)
-    step(run, "check-programs").wait_for("deferred", timeout=120)
-    place = Place(airflow, "seed")
-    assert len(place.processes()) >= 2
-    run.client.patch(run.path, {"state": "failed"})  # as the button does
-    run.wait_for("failed")
-    airflow.client.patch("/dags/test-supervisor", {"is_paused": True})
+    with airflow.unpaused("test-supervisor"):
+        [run] = wait_until(lambda: chain(airflow, "test-supervisor"), "the first scheduled run", timeout=60)
+        step(run, "check-programs").wait_for("deferred", timeout=120)
+        place = Place(airflow, "seed")
+        assert len(place.processes()) >= 2
+        run.client.patch(run.path, {"state": "failed"})  # as the button does
+        run.wait_for("failed")
     assert step(run, "unconfigure-supervisor").state == "success"
     wait_until(place.is_clean, f"nothing to be left of {run}")
     assert run.worker_processes() == 0

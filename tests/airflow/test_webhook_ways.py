@@ -125,17 +125,13 @@ def test_dag_test_runs_the_whole_wait(
         f"dag = DagBag({str(file)!r}, bundle_name='dags').dags['webhook_plain']\n"
         f"print(dag.test(run_conf={{'service': {outside.url!r}}}).state)\n"
     )
-    # Otherwise the scheduler would run the tasks of the same run, which dag.test() runs by itself.
-    airflow.client.patch("/dags/webhook_plain", {"is_paused": True})
-    try:
+    with airflow.paused("webhook_plain"):
         process = subprocess.Popen(
             [sys.executable, "-c", program], env=airflow.environment, text=True, stdout=subprocess.PIPE
         )
         [request] = outside.wait_for_requests("/job")
         outside.call_back(request, {"answer": 1}, verb)
         printed, _ = process.communicate(timeout=120)
-    finally:
-        airflow.client.patch("/dags/webhook_plain", {"is_paused": False})
     assert printed.splitlines()[-1] == ("success" if succeeds else "failed")
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,20 @@ class RealAirflow:
         date = (logical_date or datetime.now(UTC)).isoformat()
         answer = self.client.post(f"/dags/{dag_id}/dagRuns", {"logical_date": date, "conf": dict(conf or {})})
         return Run(self.client, dag_id, answer["dag_run_id"])
+
+    @contextmanager
+    def paused(self, dag_id: str, is_paused: bool = True) -> Iterator[None]:
+        """Pause a DAG for a while, so that the scheduler takes no task from ``dag.test()``."""
+        wait_until(lambda: self._knows(dag_id), f"{dag_id} to be parsed")
+        self.client.patch(f"/dags/{dag_id}", {"is_paused": is_paused})
+        try:
+            yield
+        finally:
+            self.client.patch(f"/dags/{dag_id}", {"is_paused": not is_paused})
+
+    def unpaused(self, dag_id: str) -> AbstractContextManager[None]:
+        """Let a DAG run on its schedule for a while."""
+        return self.paused(dag_id, is_paused=False)
 
     def runs_of(self, dag_id: str) -> list[Run]:
         """Return the runs of a DAG, whoever started them."""
