@@ -15,10 +15,13 @@ from deferrable_ops.inbox import Attempt, Wait
 from deferrable_ops.inbox.large_values import as_xcom
 from deferrable_ops.outcome import Failure, Outcome, Skip, Success, outcome_to_json
 from deferrable_ops.supervisor_calls import Rank, call_supervisor, send
+from deferrable_ops.triggers.lifecycle import log_pipe
 
 RETURN_VALUE = "return_value"
 
 _XCOM_TIMEOUT = 60.0
+# The log of a triggerer is rarely late by more than 3 s. A task must not wait long for lines of other tasks.
+_LOG_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,10 @@ class EndingTask:
 
 
 async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
-    """Return a trigger event that ends the task with the given outcome, in the triggerer or on a worker."""
+    """Return a trigger event that ends the task with the given outcome, in the triggerer or on a worker.
+
+    Return it when the task's log lines are read, because Airflow closes the log when the trigger has ended.
+    """
     _log(task, outcome)
     try:
         reason = await _worker_end_reason(task, outcome)
@@ -54,6 +60,8 @@ async def event_for(task: EndingTask, outcome: Outcome) -> TriggerEvent:
         reason = await _push_value(task, outcome)
     if reason is not None:
         task.log.info("The task ends on a worker, because %s", reason)
+    await log_pipe.until_read(_LOG_TIMEOUT)
+    if reason is not None:
         return _resume_event(task, outcome)
     match outcome:
         case Success():

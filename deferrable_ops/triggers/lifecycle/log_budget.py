@@ -12,6 +12,10 @@ from functools import cache
 from typing import Final
 
 from deferrable_ops import settings
+from deferrable_ops.triggers.lifecycle import log_pipe
+
+LINE_BYTES: Final = 500
+"""A longer line counts as several lines."""
 
 # The parent process may be this late with the log of each task.
 _BURST_SECONDS: Final = 30.0
@@ -25,21 +29,32 @@ class LogBudget:
 
     :param rate: lines per second. A budget that was not used holds the lines of the last 30 seconds.
     :param clock: returns the time in seconds.
+    :param room: returns how many bytes may be written now, because the logs of all tasks are late if the parent process
+        has much to read.
     """
 
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        rate: float,
+        clock: Callable[[], float] = time.monotonic,
+        room: Callable[[], int] = log_pipe.room,
+    ) -> None:
         self.rate = rate
         self._clock = clock
+        self._room = room
         self._most = rate * _BURST_SECONDS
         self._left = self._most
         self._filled_at = clock()
 
     def take(self) -> int:
-        """Take half of the lines that are left, and return their number. The caller must give unused lines back."""
+        """Take half of the lines that are left, and return their number. The caller must give unused lines back.
+
+        Take fewer lines if there is no room for them.
+        """
         now = self._clock()
         self._left = min(self._most, self._left + self.rate * (now - self._filled_at))
         self._filled_at = now
-        taken = max(0, round(self._left / 2))
+        taken = min(max(0, round(self._left / 2)), self._room() // LINE_BYTES)
         self._left -= taken
         return taken
 

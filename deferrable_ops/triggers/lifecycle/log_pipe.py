@@ -10,17 +10,26 @@ the log lines of this library would not help.
 from the pipes to the original sockets. This thread never blocks. The number of lines that it keeps in memory is
 limited, and so are their bytes. If the parent process reads nothing for a long time, further log lines are dropped and
 counted.
+
+Airflow closes the log of a task as soon as it knows that the task's trigger has ended. Lines that the parent process
+reads after that are missing in the task's log. So a trigger calls :func:`until_read` before it ends, and output of
+programs is copied only while :func:`room` is left.
 """
 
 from __future__ import annotations
 
+import array
+import asyncio
 import atexit
+import fcntl
 import json
 import logging
 import os
 import select
 import socket
 import stat
+import sys
+import termios
 import threading
 import time
 from collections import deque
@@ -38,6 +47,14 @@ _BATCH: Final = 4096
 """The largest number of bytes to send at once, unless one line is longer. The parent reads the same number."""
 _READ: Final = 65536
 _FLUSH_SECONDS: Final = 2.0
+# The parent reads about 100 kB of log lines per second on a busy machine, so lines are at most about 3 s late.
+_MAX_UNREAD: Final = 256 * 1024
+# The parent reads these bytes before it learns that a trigger has ended.
+_READ_IN_TIME: Final = 16 * 1024
+_RECHECK_SECONDS: Final = 0.2
+
+_log_pipes: Final[list[LogPipe]] = []
+"""The pipe of Airflow's log; empty if this process keeps its descriptors."""
 
 
 @cache
@@ -54,7 +71,25 @@ def install() -> str | None:
     pipes = [LogPipe(descriptor, as_json=descriptor == found) for descriptor in (found, 1, 2)]
     for pipe in pipes:
         atexit.register(pipe.flush, _FLUSH_SECONDS)
+    _log_pipes.append(pipes[0])
     return None
+
+
+def room() -> int:
+    """Return how many bytes of log lines may be written now, so that the logs of all tasks are not late."""
+    return min((max(0, _MAX_UNREAD - pipe.unread()) for pipe in _log_pipes), default=sys.maxsize)
+
+
+async def until_read(seconds: float) -> None:
+    """Wait until the parent process has read the log lines that this process has written so far.
+
+    :param seconds: the longest time to wait.
+    """
+    ends_at = time.monotonic() + seconds
+    for pipe in _log_pipes:
+        wanted = pipe.written() - _READ_IN_TIME
+        while pipe.written() - pipe.unread() < wanted and time.monotonic() < ends_at:
+            await asyncio.sleep(_RECHECK_SECONDS)
 
 
 class LogPipe:
@@ -77,6 +112,9 @@ class LogPipe:
         self._source, written = socket.socketpair()
         os.dup2(written.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
         written.close()
+        # Held while bytes move from the pipe into memory, so that they are counted exactly once.
+        self._taking = threading.Lock()
+        self._taken = 0
         self._lines: deque[bytes] = deque()
         self._buffered = 0
         # The beginning of a line whose end is not read yet. If it is too long, the rest of the line is skipped.
@@ -92,6 +130,19 @@ class LogPipe:
         while not self._is_empty() and time.monotonic() < ends_at:
             time.sleep(0.01)
 
+    def written(self) -> int:
+        """Return the number of bytes that this process has written so far."""
+        with self._taking:
+            return self._taken + _queued(self._source, termios.FIONREAD)
+
+    def unread(self) -> int:
+        """Return about how many of these bytes the parent process has not read yet."""
+        with self._taking:
+            in_memory = len(self._rest) + self._buffered + len(self._unsent)
+            return (
+                _queued(self._source, termios.FIONREAD) + in_memory + _queued(self._target, termios.TIOCOUTQ)
+            )
+
     def _is_empty(self) -> bool:
         return not (self._lines or self._unsent or self._dropped or _polled(self._source, select.POLLIN, 0))
 
@@ -106,12 +157,14 @@ class LogPipe:
                 poller.register(self._target, select.POLLOUT)
             ready = {descriptor for descriptor, _ in poller.poll()}
             if self._source.fileno() in ready:
-                self._take()
+                with self._taking:
+                    self._take()
             if self._target.fileno() in ready:
                 self._send()
 
     def _take(self) -> None:
         data = self._source.recv(_READ)
+        self._taken += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if lines and self._skips_line:
             del lines[0]
@@ -182,6 +235,13 @@ def _log_descriptor() -> int | str:
     except (AttributeError, OSError, ValueError):
         return "the triggerer's log has no file descriptor, but in the tested Airflow releases it has one"
     return int(descriptors[0])
+
+
+def _queued(one: socket.socket, request: int) -> int:
+    """Return how many bytes are in the receive queue (FIONREAD) or in the send queue (TIOCOUTQ) of a socket."""
+    size = array.array("i", [0])
+    fcntl.ioctl(one, request, size)
+    return size[0]
 
 
 def _polled(one: socket.socket, event: int, milliseconds: int) -> bool:

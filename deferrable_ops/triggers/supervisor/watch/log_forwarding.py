@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from deferrable_ops.supervisord.log_lines import LogLines, LogPosition
-from deferrable_ops.triggers.lifecycle.log_budget import LogBudget, log_budget
+from deferrable_ops.triggers.lifecycle.log_budget import LINE_BYTES, LogBudget, log_budget
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.log_tail import LogContent, LogTail, SkippedOutput
 from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.machine.machine import FileStatus
-
-# Each further line of the budget pays for this number of bytes in a line.
-_LINE_BYTES: Final = 500
 
 # After this many lines (a few milliseconds), let the other triggers on the event loop run.
 _LINES_PER_TURN: Final = 50
@@ -97,13 +94,13 @@ class LogForwarder(OutputCopier[str]):
                 break
             if not read:
                 # Only the newest output can be copied.
-                skipped = await log.skip(self._machine, share * _LINE_BYTES)
+                skipped = await log.skip(self._machine, share * LINE_BYTES)
                 self._skip(log, skipped)
                 while skipped.size and kept:
                     cost -= drop_oldest()
             read += chunk.size
             # A program may write faster than its log is read.
-            if read > share * _LINE_BYTES + self._chunk and not is_last:
+            if read > share * LINE_BYTES + self._chunk and not is_last:
                 break
         if has_gap:
             self.report_gap(log)
@@ -123,8 +120,8 @@ class LogForwarder(OutputCopier[str]):
     def _report_skipped(self, log: LogTail[str]) -> None:
         lines, size = self._skipped.pop(log.path)
         self._log.warning(
-            "[%s] skipped %s (%.1f MB) here, because all Supervisors of this triggerer together may forward %g lines "
-            "per second; the whole output is in %s on %s",
+            "[%s] skipped %s (%.1f MB) here, because a triggerer's log is slow: all its Supervisors together may "
+            "forward at most %g lines per second; the whole output is in %s on %s",
             log.label,
             "lines" if lines is None else f"{lines:,} line{'s' * (lines != 1)}",
             size / 1e6,
@@ -147,4 +144,4 @@ def _cost(line: str) -> int:
     """Return how many lines of the budget a line takes. The triggerer's log is JSON, with escaped characters."""
     escaped = encode_basestring(line)
     size = len(escaped) if escaped.isascii() else len(escaped.encode())
-    return 1 + size // _LINE_BYTES
+    return 1 + size // LINE_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -141,3 +142,59 @@ def test_nothing_is_changed_outside_a_triggerer() -> None:
     before = [os.fstat(descriptor) for descriptor in (1, 2)]
     assert log_pipe.install() == "this process is not a triggerer"
     assert [os.fstat(descriptor) for descriptor in (1, 2)] == before
+
+
+@pytest.fixture
+def installed(sockets: tuple[socket.socket, int], monkeypatch: pytest.MonkeyPatch) -> LogPipe:
+    pipe = LogPipe(sockets[1], as_json=True)
+    monkeypatch.setattr(log_pipe, "_log_pipes", [pipe])
+    return pipe
+
+
+async def test_unread_lines_leave_less_room(sockets: tuple[socket.socket, int], installed: LogPipe) -> None:
+    reader, descriptor = sockets
+    assert log_pipe.room() == 256 * 1024
+    write_all(descriptor, 100)
+    assert 256 * 1024 - 4 * 100 * len(LINE) < log_pipe.room() <= 256 * 1024 - 100 * len(LINE)
+    write_all(descriptor, 5_000)
+    assert log_pipe.room() == 0
+    read_lines(reader, 5_100)
+    assert log_pipe.room() == 256 * 1024
+    assert installed.written() == 5_100 * len(LINE % 0)
+
+
+async def test_unread_lines_are_waited_for(sockets: tuple[socket.socket, int], installed: LogPipe) -> None:
+    reader, descriptor = sockets
+    await asyncio.wait_for(log_pipe.until_read(60), 0.1)
+    write_all(descriptor, 5_000)
+    waiting = asyncio.create_task(log_pipe.until_read(60))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    reading = threading.Thread(target=read_lines, args=(reader, 5_000), daemon=True)
+    reading.start()
+    await asyncio.wait_for(waiting, 30)
+    await asyncio.to_thread(reading.join)
+
+
+async def test_later_lines_are_not_waited_for(sockets: tuple[socket.socket, int], installed: LogPipe) -> None:
+    reader, descriptor = sockets
+    write_all(descriptor, 1_000)
+    waiting = asyncio.create_task(log_pipe.until_read(60))
+    await asyncio.sleep(0)
+    write_all(descriptor, 4_000)
+    read_lines(reader, 3_500)
+    await asyncio.wait_for(waiting, 30)
+    assert installed.unread() > 1_000 * len(LINE % 0)
+
+
+async def test_absent_reader_is_waited_for_only_a_while(
+    sockets: tuple[socket.socket, int], installed: LogPipe
+) -> None:
+    write_all(sockets[1], 5_000)
+    await log_pipe.until_read(0.3)
+    assert installed.unread() >= 5_000 * len(LINE % 0)
+
+
+async def test_without_a_pipe_there_is_no_limit() -> None:
+    assert log_pipe.room() > 10**12
+    await asyncio.wait_for(log_pipe.until_read(60), 0.1)

@@ -399,6 +399,12 @@ async def test_long_and_binary_lines_cost_as_much_as_they_need_in_the_log(
     assert copied(caplog)[-2:] == [binary.decode(errors="replace"), "\0" * 60_000]
 
 
+async def test_no_more_lines_are_taken_than_there_is_room_for() -> None:
+    budget = LogBudget(200, room=lambda: 50_499)
+    assert budget.take() == 100
+    assert LogBudget(200, room=lambda: 0).take() == 0
+
+
 async def test_quiet_task_gets_lines_beside_a_hundred_loud_ones() -> None:
     now = 0.0
     budget = LogBudget(200, clock=lambda: now)
