@@ -196,6 +196,10 @@ def test_supervisors_start_and_end_while_another_forwards_1500_lines_a_second(
     assert sum(skipped) > 0, "the budget is far below this rate"
     assert written[-1] > len(written), "the newest lines are in the log"
     assert len(written) < BURST + BUDGET * (time.monotonic() - storm_began)
+    for run in [lines, *supervisors]:
+        assert "The wait succeeded" in run.task(f"{run.dag_id}-check-programs").log(), (
+            "the end of a log is missing"
+        )
     blocks = [float(seconds) for seconds in BLOCKED.findall(airflow.triggerer.output.read_text())]
     print(f"the event loop was late by {sorted(blocks)} s")
     assert max(blocks, default=0.0) < LONGEST_BLOCK
