@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,8 +12,12 @@ from unit.triggers.events.support import begun, payloads, waiting_for_events
 from unit.triggers.support import Runs, new_attempt
 
 from deferrable_ops.events import ChannelEvent
+from deferrable_ops.exceptions import ConfigurationError, LaunchRefused, SqsRefused
 from deferrable_ops.outcome import Failure, Success
+from deferrable_ops.triggers.events.publish import trigger as publish_trigger
 from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
+
+QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/loads"
 
 
 async def test_published_event_releases_a_wait_that_can_match_its_publisher(runs: Runs) -> None:
@@ -78,6 +84,50 @@ async def test_rendered_argument_that_is_wrong_fails_the_task_with_the_reason(
     assert isinstance(outcome, Failure)
     assert message in outcome.reason
     assert await posted(runs) == []
+
+
+class Sender:
+    """Replaces the sender of SQS messages. `errors` are raised instead of the calls with these numbers."""
+
+    def __init__(self, errors: dict[int, Exception]) -> None:
+        self.errors = errors
+        self.calls = 0
+        self.sent: list[str] = []
+
+    async def send(self, _queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls in self.errors:
+            raise self.errors[self.calls]
+        self.sent += [entry["MessageBody"] for entry in entries]
+        return {entry["Id"]: f"id-{entry['Id']}" for entry in entries}
+
+
+EXPIRED = SqsRefused("the session token has expired")
+
+
+@pytest.mark.parametrize(
+    ("error", "call", "fails"),
+    [
+        (EXPIRED, 1, True),
+        (EXPIRED, 2, False),
+        (ConfigurationError("the connection aws is missing"), 1, True),
+        (ConfigurationError("the connection aws is missing"), 3, False),
+        (LaunchRefused("SQS rejects messages[10]"), 2, True),
+    ],
+)
+async def test_refused_login_is_temporary_once_messages_are_published(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, error: Exception, call: int, fails: bool
+) -> None:
+    sender = Sender({call: error})
+    monkeypatch.setattr(publish_trigger, "use_sender", lambda _conn_id: nullcontext(sender))
+    monkeypatch.setattr(PublishEventTrigger, "first_retry_pause", 0.01)
+    publish = PublishEventTrigger(sqs=QUEUE, messages=[str(number) for number in range(25)])
+    outcome = await runs.start(publish).outcome()
+    if fails:
+        assert outcome == Failure(str(error), retryable=False)
+        return
+    assert isinstance(outcome, Success)
+    assert sender.sent == [str(number) for number in range(25)], "each message is sent once"
 
 
 async def posted(runs: Runs) -> list[Any]:
