@@ -150,6 +150,7 @@ async def test_reason_of_a_timeout_has_the_outage(
     assert wait.outcome == Failure(
         f"no result within the timeout of 1 s; {source} was unreachable for 1 of 1 s: {error}"
     )
+    assert airflow_comms.xcoms == {}, "an outage is no XCom"
 
 
 async def test_task_waits_while_the_fernet_key_is_wrong(airflow_comms: AirflowComms, inbox: Inbox) -> None:
