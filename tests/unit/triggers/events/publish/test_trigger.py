@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -105,29 +105,38 @@ class Sender:
 EXPIRED = SqsRefused("the session token has expired")
 
 
-@pytest.mark.parametrize(
-    ("error", "call", "fails"),
-    [
-        (EXPIRED, 1, True),
-        (EXPIRED, 2, False),
-        (ConfigurationError("the connection aws is missing"), 1, True),
-        (ConfigurationError("the connection aws is missing"), 3, False),
-        (LaunchRefused("SQS rejects messages[10]"), 2, True),
-    ],
-)
+MISSING = ConfigurationError("the connection aws is missing")
+
+
+@pytest.fixture
+def publish_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sender], PublishEventTrigger]:
+    """Return a function that creates a trigger, which sends 25 messages in batches of 10 with a sender."""
+
+    def make(sender: Sender) -> PublishEventTrigger:
+        monkeypatch.setattr(publish_trigger, "use_sender", lambda _conn_id: nullcontext(sender))
+        monkeypatch.setattr(PublishEventTrigger, "first_retry_pause", 0.01)
+        return PublishEventTrigger(sqs=QUEUE, messages=[str(number) for number in range(25)])
+
+    return make
+
+
+@pytest.mark.parametrize(("error", "call"), [(EXPIRED, 2), (MISSING, 3)])
 async def test_refused_login_is_temporary_once_messages_are_published(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, error: Exception, call: int, fails: bool
+    runs: Runs, publish_with: Callable[[Sender], PublishEventTrigger], error: Exception, call: int
 ) -> None:
     sender = Sender({call: error})
-    monkeypatch.setattr(publish_trigger, "use_sender", lambda _conn_id: nullcontext(sender))
-    monkeypatch.setattr(PublishEventTrigger, "first_retry_pause", 0.01)
-    publish = PublishEventTrigger(sqs=QUEUE, messages=[str(number) for number in range(25)])
-    outcome = await runs.start(publish).outcome()
-    if fails:
-        assert outcome == Failure(str(error), retryable=False)
-        return
-    assert isinstance(outcome, Success)
+    assert isinstance(await runs.start(publish_with(sender)).outcome(), Success)
     assert sender.sent == [str(number) for number in range(25)], "each message is sent once"
+
+
+@pytest.mark.parametrize(
+    ("error", "call"), [(EXPIRED, 1), (MISSING, 1), (LaunchRefused("SQS rejects messages[10]"), 2)]
+)
+async def test_refused_login_before_the_first_message_and_a_rejected_message_fail_the_task(
+    runs: Runs, publish_with: Callable[[Sender], PublishEventTrigger], error: Exception, call: int
+) -> None:
+    outcome = await runs.start(publish_with(Sender({call: error}))).outcome()
+    assert outcome == Failure(str(error), retryable=False)
 
 
 async def posted(runs: Runs) -> list[Any]:
