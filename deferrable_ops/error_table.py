@@ -315,6 +315,30 @@ CODES: Final[tuple[CodeRow, ...]] = (
     ),
     CodeRow(
         "kafka",
+        "a timeout, a broker that is not available, or a producer that must be opened again",
+        ErrorKind.TEMPORARY,
+        frozenset(
+            {
+                "BrokerNotAvailableError",
+                "ConcurrentTransactions",
+                "CorruptRecordException",
+                "IllegalOperation",
+                "InvalidProducerIdMapping",
+                "InvalidTxnState",
+                # A full batch waited too long for a broker.
+                "KafkaTimeoutError",
+                "KafkaUnavailableError",
+                "OutOfOrderSequenceNumber",
+                "ProducerClosed",
+                "QuotaViolationError",
+                "ReplicaNotAvailableError",
+                "UnknownError",
+                "UnknownProducerId",
+            }
+        ),
+    ),
+    CodeRow(
+        "kafka",
         "a connection that is closed during the TLS handshake",
         ErrorKind.TEMPORARY,
         frozenset({"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"}),

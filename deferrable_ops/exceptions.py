@@ -24,7 +24,8 @@ DeferrableOpsError
 ├── SqsRefused                SQS rejected the request permanently: fix the credentials, queue URL or permission
 ├── MachineError
 │   ├── MachineUnavailable    a machine is unavailable or timed out: retry
-│   └── MachineRefused        a machine rejected the request permanently: fix the login, host key or permission
+│   └── MachineRefused        a machine rejected the request permanently: fix the permission or the file
+│       └── LoginRefused      a machine rejected the login or its host key is unknown: fix the login or the host key
 └── SupervisordError
     ├── SupervisordUnavailable  supervisord is unavailable: retry
     └── SupervisordRefused      supervisord rejected the request permanently: fix the login or the request
@@ -192,6 +193,10 @@ class MachineUnavailable(MachineError):
 
 class MachineRefused(MachineError):
     """The machine rejected the request permanently. The message shows why, and how to correct the error."""
+
+
+class LoginRefused(MachineRefused):
+    """A machine rejected the login, or its host key is unknown. The message shows why, and how to correct the error."""
 
 
 class SupervisordError(DeferrableOpsError):

@@ -32,18 +32,31 @@ ENDPOINT_PREFIX = "/deferrable-ops"
 _TEAM_OF_TASK: Final = "AIRFLOW_CTX_TEAM_NAME"
 
 
+def is_multi_team() -> bool:
+    """Return whether Airflow's ``[core] multi_team`` is on."""
+    return bool(conf.getboolean("core", "multi_team", fallback=False))
+
+
 def team() -> str | None:
     """Return the name of the team to which this process belongs. Return None if Airflow's ``[core] multi_team`` is off.
 
     A worker knows the team of its task. A triggerer belongs to the team of its option ``--team-name``. Other processes,
     such as ``deferrable-ops serve``, belong to the team of the option ``[deferrable_ops] team``.
     """
-    if not conf.getboolean("core", "multi_team", fallback=False):
+    if not is_multi_team():
         return None
     named = (
         conf.get(SECTION, "team", fallback="") or os.environ.get(_TEAM_OF_TASK) or _triggerer_team(sys.argv)
     )
     return str(named) if named else None
+
+
+def airflow_knows_team() -> bool:
+    """Return whether Airflow's API knows the team of this process, as on a worker, where it knows the task's team.
+
+    In a triggerer, Airflow's API does not know the team.
+    """
+    return _TEAM_OF_TASK in os.environ
 
 
 def has_own_option(name: str, team_name: str) -> bool:
@@ -57,7 +70,7 @@ def has_own_option(name: str, team_name: str) -> bool:
 
 def teams_with_inbox() -> set[str]:
     """Return the teams that have an inbox of their own, according to the settings of this process."""
-    if not conf.getboolean("core", "multi_team", fallback=False):
+    if not is_multi_team():
         return set()
     variable = re.compile(rf"AIRFLOW__(.+)___{SECTION.upper()}__INBOX_URL(?:_CMD|_SECRET)?")
     named = {found[1] for name in os.environ if (found := variable.fullmatch(name))}

@@ -9,6 +9,8 @@ import jinja2
 from jinja2 import nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
 
+from deferrable_ops import settings
+
 # The names that a template may use, tested on Airflow 3.3.2. A triggerer has their values itself, or can request them
 # from its supervisor process.
 _NAMES: Final = frozenset(
@@ -35,6 +37,8 @@ _NAMES: Final = frozenset(
         "var",
     }
 )
+# Airflow gives a triggerer neither the connections nor the variables of a team.
+_OF_A_TEAM: Final = frozenset({"conn", "var"})
 _JINJA_NAMES: Final = frozenset({*DEFAULT_NAMESPACE, "loop"})
 # Of the following objects, a triggerer supports only the listed attributes. Any other attribute may be missing, may
 # hang, or may block the event loop (a plugin's macro). The same may happen if a template uses the whole object.
@@ -99,7 +103,8 @@ def template_problem(template: str) -> str | None:
         return f"the template {template!r} is malformed ({error.message}), and only a worker can report this"
     if next(tree.find_all(_BLOCKS), None) is not None:
         return f"the template {template!r} includes another template"
-    unknown = sorted(_free_names(tree) - _NAMES - _JINJA_NAMES) or sorted(_restricted_uses(tree))
+    known = _NAMES - _OF_A_TEAM if settings.is_multi_team() else _NAMES
+    unknown = sorted(_free_names(tree) - known - _JINJA_NAMES) or sorted(_restricted_uses(tree))
     if unknown:
         return f"the template {template!r} uses {unknown[0]}, which a triggerer does not have"
     return None

@@ -1,24 +1,20 @@
 """Reads Airflow connections in a triggerer.
 
 With the Airflow setting ``[core] multi_team``, a connection can belong to a team. Airflow's API inside a triggerer does
-not know the team of a task, so the API returns only connections that belong to no team. Therefore this module first
-searches the secrets backends of this process for a connection of the team: see :func:`team_connection`.
+not know the team of a task, so the API returns only connections that belong to no team. Therefore a triggerer of a team
+uses only the connections that the secrets backends of this process have for the team: see :func:`team_connection`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import os
-from functools import cache
 from typing import Any, Final
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError
 from deferrable_ops.supervisor_calls import Rank, call_supervisor
-
-log = logging.getLogger(__name__)
 
 # In seconds. The triggerer's supervisor process handles requests for connections one at a time, so an answer may take
 # long. The process may also drop a request.
@@ -63,11 +59,13 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
 def team_connection(conn_id: str) -> Any:
     """Search the secrets backends of this process for a connection of the team of this process, and return it.
 
-    Return None if this process belongs to no team, or if the backends have no such connection. Call this function in a
-    thread, because it may block.
+    Return None if this process belongs to no team. Also return None on a worker, if the backends have no such
+    connection, because Airflow's API knows the worker's team. Call this function in a thread, because it may block.
 
-    :raises AirflowUnavailable: if a secrets backend failed. The function does not return None in this case, because the
-        caller would then use a connection without a team.
+    :raises UnknownConnection: if the backends have no such connection, and this process is a triggerer. A connection
+        without a team is not used instead: the team may have a connection with the same id in Airflow's database, and
+        the work would be launched or cancelled in the wrong system.
+    :raises AirflowUnavailable: if a secrets backend failed.
     """
     from airflow.sdk.execution_time.secrets import ExecutionAPISecretsBackend
     from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
@@ -95,11 +93,12 @@ def team_connection(conn_id: str) -> Any:
             if found.password:
                 mask_secret(found.password)
             return found
-    _report_without_team(conn_id, team)
-    return None
+    if settings.airflow_knows_team():
+        return None
+    raise UnknownConnection(missing_connection(conn_id))
 
 
-def missing_connection(conn_id: str, error: Exception) -> str:
+def missing_connection(conn_id: str, error: Exception | None = None) -> str:
     """Return an error message: Airflow has no connection with this id, and how to create the connection."""
     team = settings.team()
     if team is None:
@@ -107,7 +106,7 @@ def missing_connection(conn_id: str, error: Exception) -> str:
     return (
         f"there is no connection {conn_id!r} that a triggerer of the team {team} can read, because Airflow {_LIMIT}. "
         f"Define {_variable(conn_id, team)} in the environment of the team's triggerers, or use a secrets backend that "
-        "supports teams"
+        "supports teams. A connection without a team is not used"
     )
 
 
@@ -136,15 +135,4 @@ def _knows_teams(backend: Any) -> bool:
             for one in inspect.signature(method).parameters.values()
         )
         for method in (backend.get_connection, backend.get_conn_value)
-    )
-
-
-@cache
-def _report_without_team(conn_id: str, team: str) -> None:
-    log.warning(
-        "The team %s has no connection %r in the environment or in a secrets backend. So a connection without a team "
-        "is used, if there is one. If the team needs its own connection, define it there, because Airflow %s",
-        team,
-        conn_id,
-        _LIMIT,
     )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.support import RETRY_TIMEOUT, new_attempt, new_wait
-from sqlalchemy import event, text
+from contract.support import RETRY_TIMEOUT, new_attempt, new_wait, send
+from sqlalchemy import event, func, select, text
 
 from deferrable_ops.inbox import Inbox
 from deferrable_ops.inbox.changes import read_changes
+from deferrable_ops.inbox.database import migrate
+from deferrable_ops.inbox.database.schema import callbacks, waits
 from deferrable_ops.inbox.waits.endpoints import _any_wait_expects_heartbeats
 
 WAITING, SETTLED = 20_000, 20_000
@@ -97,6 +100,25 @@ async def test_queries_of_a_follower_use_indexes(full_of_events: Inbox) -> None:
             assert page[0].number == first
             await events.read(sources, after=0, upto=newest, since=EVENTS * 0.9, limit=10)
     await _assert_no_scans(full_of_events, statements, "deferrable_ops_events", "events", "found")
+
+
+async def test_callback_updates_no_index_of_a_later_migration(inbox: Inbox) -> None:
+    """Each index that changes when a callback arrives makes every callback slower."""
+    first = (Path(migrate.__file__).parents[1] / "migrations/versions/0001_waits.py").read_text()
+    later = [one for table in (waits, callbacks) for one in table.indexes if str(one.name) not in first]
+    expected = {"success_when": "done"}
+    attempt = new_attempt()
+    wait = await inbox.waits.register(new_wait(attempt, expected=expected, heartbeat_timeout=60.0))
+    for payload, state in (({"done": False}, "waiting"), ({"done": True}, "success")):
+        await send(inbox, wait.id, payload, idempotency_key=str(payload))
+        assert (await inbox.waits.get(wait.id)).state == state
+        for index in later:
+            condition = index.dialect_options[inbox.database.dialect]["where"]
+            assert condition is not None, f"{index.name} contains every wait"
+            async with inbox.database.begin() as connection:
+                rows = select(func.count()).select_from(index.table).where(condition)
+                assert (await connection.execute(rows)).scalar_one() == 0, f"{index.name} contains the wait"
+    assert later, "the index of the waits whose deadline pauses"
 
 
 @pytest.fixture

@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import google.auth
 import pytest
+from airflow.sdk import DAG, BaseHook, Connection
 from airflow.sdk.execution_time import supervisor
-from unit.triggers.support import new_attempt
+from unit.triggers.support import Runs, new_attempt
 
 from deferrable_ops import settings
 from deferrable_ops.exceptions import AirflowUnavailable, ConfigurationError, UnknownWait
 from deferrable_ops.inbox import Inbox, NewWait, use_inbox
 from deferrable_ops.inbox.large_values import fetch
-from deferrable_ops.outcome import Success
+from deferrable_ops.operators.webhook import WebhookOperator
+from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.plugin import _for_each_inbox
-from deferrable_ops.testing import memory_inbox
+from deferrable_ops.testing import memory_inbox, outside_service
 from deferrable_ops.triggers.lifecycle import cancellation
 from deferrable_ops.triggers.lifecycle.stored_trigger import encrypt
 from deferrable_ops.triggers.webhook import WebhookTrigger
-from deferrable_ops.upstreams import connection_extra
 from deferrable_ops.upstreams.connection_extra import UnknownConnection, read_connection
+from deferrable_ops.upstreams.dataflow import credentials
 from deferrable_ops.upstreams.sqs.queues import load_settings
 
 
@@ -44,7 +48,6 @@ class Teams:
 
 @pytest.fixture(autouse=True)
 def teams(monkeypatch: pytest.MonkeyPatch) -> Teams:
-    connection_extra._report_without_team.cache_clear()
     return Teams(monkeypatch)
 
 
@@ -107,19 +110,77 @@ def test_team_with_an_inbox_needs_an_endpoint_that_uses_it(
     assert settings.endpoint_url() == "https://airflow.example.com/deferrable-ops"
 
 
-async def test_connection_of_the_team_comes_before_a_global_one(
-    monkeypatch: pytest.MonkeyPatch, teams: Teams, caplog: pytest.LogCaptureFixture
+async def test_triggerer_of_a_team_never_uses_a_connection_without_a_team(
+    monkeypatch: pytest.MonkeyPatch, teams: Teams
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_JOBS", "http://global.example.com")
+    async def global_one(_conn_id: str) -> Any:
+        return Connection(conn_id="jobs", conn_type="http", host="global.example.com")
+
     monkeypatch.setenv("AIRFLOW_CONN__TEAM_A___JOBS", "http://a.example.com")
+    for set_global in (
+        lambda: monkeypatch.setattr(BaseHook, "aget_connection", global_one),
+        lambda: monkeypatch.setenv("AIRFLOW_CONN_JOBS", "http://global.example.com"),
+    ):
+        set_global()
+        teams.enter("team_a")
+        assert (await read_connection("jobs"))[0].host == "a.example.com"
+        teams.enter("team_b")
+        with pytest.raises(UnknownConnection, match="Define AIRFLOW_CONN__TEAM_B___JOBS"):
+            await read_connection("jobs")
+        teams.enter(None)
+        assert (await read_connection("jobs"))[0].host == "global.example.com"
+
+
+async def test_worker_uses_the_connection_that_airflow_returns_for_its_team(
+    monkeypatch: pytest.MonkeyPatch, teams: Teams
+) -> None:
+    async def of_team(_conn_id: str) -> Any:
+        return Connection(conn_id="jobs", conn_type="http", host="b.example.com")
+
+    monkeypatch.setattr(BaseHook, "aget_connection", of_team)
+    monkeypatch.setenv("AIRFLOW_CTX_TEAM_NAME", "team_b")
+    assert (await read_connection("jobs"))[0].host == "b.example.com"
+
+
+async def test_work_is_not_launched_with_a_connection_without_a_team(
+    monkeypatch: pytest.MonkeyPatch, teams: Teams
+) -> None:
+    async with memory_inbox() as inbox, outside_service() as service:
+        monkeypatch.setenv("AIRFLOW__DEFERRABLE_OPS__ENDPOINT_URL", "https://airflow.example.com")
+        monkeypatch.setenv("AIRFLOW_CONN_JOBS", f"{service.url}/http")
+        teams.enter("team_b")
+        runs = Runs(inbox)
+        outcome = await runs.start(WebhookTrigger(http_conn_id="jobs", path="start")).outcome()
+        await runs.stop()
+        assert isinstance(outcome, Failure)
+        assert "AIRFLOW_CONN__TEAM_B___JOBS" in outcome.reason
+        assert not outcome.retryable
+        assert service.requests == []
+
+
+def test_default_google_connection_of_a_team_is_not_replaced_by_the_credentials_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, teams: Teams
+) -> None:
+    def missing(*_: Any) -> None:
+        raise UnknownConnection("there is no connection 'google_cloud_default'")
+
+    monkeypatch.setattr(credentials, "_connection_credentials", missing)
+    monkeypatch.setattr(google.auth, "default", lambda scopes: ("the machine's", "project"))
+    assert credentials._default_credentials(()).project_id == "project"
     teams.enter("team_a")
-    assert (await read_connection("jobs"))[0].host == "a.example.com"
-    assert not caplog.records
-    teams.enter("team_b")
-    assert (await read_connection("jobs"))[0].host == "global.example.com"
-    assert "The team team_b has no connection 'jobs'" in caplog.text
-    teams.enter(None)
-    assert (await read_connection("jobs"))[0].host == "global.example.com"
+    with pytest.raises(UnknownConnection, match="define it as google-cloud-platform://"):
+        credentials._default_credentials(())
+
+
+@pytest.mark.parametrize("template", ["{{ conn.jobs.password }}", "{{ var.value.region }}"])
+def test_template_with_a_connection_or_a_variable_is_rendered_on_a_worker(
+    monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    with DAG("dag", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)):
+        task = WebhookOperator(task_id="job", url="https://jobs.example.com", json={"x": template})
+    assert "which a triggerer does not have" in str(task.worker_start_reason)
+    monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "False")
+    assert task.worker_start_reason is None
 
 
 async def test_error_of_a_connection_that_a_triggerer_cannot_read_names_the_limit(teams: Teams) -> None:

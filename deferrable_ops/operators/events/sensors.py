@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from deferrable_ops.triggers.events.trigger import EventsTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
+    from airflow.triggers.base import StartTriggerArgs
 
 # Airflow's own timeout if our timeout is a cron expression. It is long, so that our deadline is always earlier.
 _MAX_CRON_TIMEOUT: Final = timedelta(days=3660)
@@ -83,6 +85,13 @@ class _EventsTask(TriggererOperator):
         """The name of the DAG's timezone."""
         dag = self.get_dag()
         return "UTC" if dag is None else getattr(dag.timezone, "name", str(dag.timezone))
+
+    def _start_trigger_args(self) -> StartTriggerArgs:
+        args = super()._start_trigger_args()
+        if args.trigger_kwargs is not None and "events" not in self.template_fields:
+            # The string is half as long as what Airflow makes of nested dicts.
+            args.trigger_kwargs["events"] = json.dumps(self.events, ensure_ascii=False, separators=(",", ":"))
+        return args
 
     def execute(self, context: Context) -> Any:
         """Return the task's result if its wait is already over; otherwise defer the task to the trigger.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +24,9 @@ def parse_events(events: Any) -> dict[str, Specification]:
     :raises InputError: if an event specification is invalid. The error message shows which specification is wrong and
         how to correct it.
     """
+    if isinstance(events, str):
+        with suppress(ValueError):
+            events = json.loads(events)
     if not isinstance(events, Mapping):
         raise InputError(
             f"events={events!r} must be a dict of names and events, for example {'orders': KafkaEvent('orders')}"

@@ -31,7 +31,8 @@ class EventsTrigger(TaskTrigger):
 
     This trigger has the arguments of :class:`deferrable_ops.operators.events.MultiEventSensor`, except for these:
 
-    :param events: the event specifications by event name, each in the form that ``specification_to_json`` returns.
+    :param events: the event specifications by event name, each in the form that ``specification_to_json`` returns; a
+        dict, or a string with the dict as JSON.
     :param cron: the argument `timeout` of the operator, if `timeout` is a cron expression.
     :param next_interval: with ``until_next_interval``, the DAG's schedule as ``{"cron": ...}``, ``{"seconds": ...}``
         or ``{}``.
@@ -66,7 +67,7 @@ class EventsTrigger(TaskTrigger):
     def __init__(
         self,
         *,
-        events: dict[str, dict[str, Any]] | None = None,
+        events: dict[str, dict[str, Any]] | str | None = None,
         condition: str | None = None,
         keep: Keep = "first",
         since: str | None = None,

@@ -86,9 +86,9 @@ async def cancel_once(inbox: Inbox, cancellation: Cancellation) -> None:
     except OtherTeam:
         raise
     except (Exception, SystemExit) as error:
-        # Only a refusal counts towards the limit of attempts. Other errors end, so the stop is tried until its
+        # Only a final refusal counts towards the limit of attempts. Other errors end, so the stop is tried until its
         # deadline, a week after the end of the wait.
-        counts = isinstance(error, LaunchRefused)
+        counts = isinstance(error, LaunchRefused) and not error.retry_can_help
         again = await inbox.cancellations.mark_failed(cancellation, counts=counts)
         log.warning(
             "Could not cancel the external work of wait %s (%s: %s); %s",

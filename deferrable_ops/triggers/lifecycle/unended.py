@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 ANSWERED_FOR: Final = 60.0
 """A task should have ended in Airflow this many seconds after the inbox has received its outcome."""
 
+METRIC: Final = "deferrable_ops.tasks_answered_not_ended"
+"""The gauge with the number of these tasks, in the metrics of the API server."""
+
 _EVERY = 60.0
 
 AttemptsSource = Callable[[], Awaitable[list[str]]]
@@ -40,15 +43,20 @@ async def find_unended(
 
 
 async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _EVERY) -> None:
-    """Log once a minute how many tasks have an outcome in the inbox, but have not ended in Airflow. Only one process at
-    a time logs this number. The function runs until it is cancelled.
+    """Log once a minute how many tasks have an outcome in the inbox, but have not ended in Airflow, and set the gauge
+    :data:`METRIC` to this number. Only one process at a time does so. The function runs until it is cancelled.
 
-    Nothing is logged while the inbox belongs to another deployment of Airflow, because `source` does not return the
+    Nothing is reported while the inbox belongs to another deployment of Airflow, because `source` does not return the
     attempts of another deployment.
     """
+    from airflow.observability import stats
+
     while True:
         is_turn = await inbox.owner.problem() is None and await inbox.database.try_lock("unended", every)
-        if is_turn and (found := await find_unended(inbox, source)):
+        found = await find_unended(inbox, source) if is_turn else []
+        if is_turn:
+            stats.gauge(METRIC, len(found))
+        if found:
             oldest = min(found, key=lambda wait: wait.settled_at or 0.0)
             log.warning(
                 "%d tasks have had an outcome for more than %d s, but have not ended in Airflow. The oldest is %s.%s "

@@ -104,6 +104,8 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     async def poll(self) -> Outcome:
         """Watch the programs until the task can end, and return the task's outcome."""
+        # Other tasks have started the programs, so a missing connection does not fail this task.
+        self.started = True
         evaluator, backoff = await self.evaluator(run_facts_of(self), self.current.progress), Backoff()
         await self.on_wait_updated()
         while (ended := evaluator.at_limit(_now())) is None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 from deferrable_ops.backoff import FIRST_PAUSE, Backoff
 from deferrable_ops.exceptions import (
     InputError,
+    LoginRefused,
     MachineRefused,
     MachineUnavailable,
     SupervisordRefused,
@@ -26,6 +27,7 @@ from deferrable_ops.triggers.lifecycle.launching import LOST
 from deferrable_ops.triggers.supervisor.configuration import (
     STEPS,
     TEARDOWN_STEPS,
+    daemon_name,
     load_configuration,
     outage_source,
 )
@@ -146,6 +148,9 @@ class SupervisorStepTrigger(TaskTrigger):
     async def _run_step(self) -> Outcome:
         await self.stop_previous_attempts()
         await self._restore_lost_progress()
+        # If an earlier step has reached the machine, a refused login or a missing connection is temporary.
+        reached = await self.inbox.daemons.find(daemon_name(self._cfg))
+        self.started = self.started or reached is not None
         backoff = Backoff(first_pause=self.first_pause)
         # If a teardown step fails for good, supervisord keeps running. Its retry may reach the machine.
         is_teardown = self.step in TEARDOWN_STEPS
@@ -156,7 +161,9 @@ class SupervisorStepTrigger(TaskTrigger):
             except StepFailed as failed:
                 return Failure(str(failed), failed.retryable or is_teardown)
             except (MachineRefused, SupervisordRefused) as refused:
-                return Failure(str(refused), retryable=is_teardown)
+                if not (self.started and _is_login(refused)):
+                    return Failure(str(refused), retryable=is_teardown)
+                self._problem = str(refused)
             except _TRANSIENT as error:
                 self._problem = str(error)
             pause = backoff.failed()
@@ -217,3 +224,7 @@ class SupervisorStepTrigger(TaskTrigger):
     @property
     def _cfg(self) -> SupervisorAirflowConfiguration:
         return load_configuration(self.configuration)
+
+
+def _is_login(refused: MachineRefused | SupervisordRefused) -> bool:
+    return isinstance(refused, LoginRefused) or (isinstance(refused, SupervisordRefused) and not refused.code)

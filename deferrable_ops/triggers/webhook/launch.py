@@ -112,11 +112,13 @@ class LaunchRequest:
 
         The HTTP statuses 404, 409 and 410 count as success, because they mean that the work has already ended.
 
-        :raises LaunchFailed: if the service responded with any other status of 300 or above.
+        :raises LaunchFailed: if the service responded with any other status of 300 or above. Its ``retry_can_help`` is
+            False only for a status that stays the same if the request is repeated.
         """
         response = await send(self._request)
         if response.status >= 300 and response.status not in (404, 409, 410):
-            raise LaunchFailed(self._describe(response))
+            kind = kind_of_code("http", str(response.status), default=ErrorKind.TEMPORARY)
+            raise LaunchFailed(self._describe(response), retry_can_help=kind is ErrorKind.TEMPORARY)
 
     def _describe(self, response: HttpResponse) -> str:
         text = self.redact(response.text.strip())[:_MAX_SHOWN_CHARACTERS]

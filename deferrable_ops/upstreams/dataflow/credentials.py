@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from deferrable_ops import settings
 from deferrable_ops.exceptions import (
     ConfigurationError,
     DataflowRefused,
@@ -132,8 +132,16 @@ def _connection_credentials(gcp_conn_id: str, impersonation_chain: tuple[str, ..
 def _default_credentials(impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
     import google.auth
 
-    with suppress(_NoProvider, UnknownConnection):
+    try:
         return _connection_credentials(_DEFAULT_CONNECTION, impersonation_chain)
+    except _NoProvider:
+        pass
+    except UnknownConnection as unknown:
+        if settings.team() is not None:
+            # The team may have this connection, although a triggerer cannot read it.
+            raise UnknownConnection(
+                f"{unknown}. To use the machine's own Google credentials, define it as google-cloud-platform://"
+            ) from None
     found, project_id = google.auth.default(scopes=SCOPES)
     if not impersonation_chain:
         return LoadedCredentials(found, project_id)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable
+from deferrable_ops.error_table import ErrorKind, kind_of_code
+from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable, LaunchRefused
 from deferrable_ops.upstreams.kafka.connection import ClusterSettings
 
 TRANSACTIONAL_PREFIX: Final = "deferrable-ops-"
@@ -16,17 +17,6 @@ TRANSACTIONAL_PREFIX: Final = "deferrable-ops-"
 NO_COORDINATOR: Final = (
     "no transaction coordinator answered; if the cluster has fewer brokers than its "
     "transaction.state.log.replication.factor, lower that setting, or set transactional=False"
-)
-_NEEDS_NEW_PRODUCER: Final = frozenset(
-    {
-        "IllegalOperation",
-        "InvalidProducerIdMapping",
-        "InvalidTxnState",
-        "OutOfOrderSequenceNumber",
-        "ProducerClosed",
-        "UnknownError",
-        "UnknownProducerId",
-    }
 )
 _FENCED: Final = frozenset({"InvalidProducerEpoch", "ProducerFenced", "TransactionCoordinatorFenced"})
 
@@ -37,8 +27,9 @@ class ProducerFenced(KafkaError):
 
 def translate_error(
     settings: ClusterSettings, topic: str, error: BaseException, size: int | None = None, index: int = 0
-) -> KafkaError:
-    """Return the error of this library that corresponds to an error of aiokafka.
+) -> KafkaError | LaunchRefused:
+    """Return the error of this library that corresponds to an error of aiokafka: a LaunchRefused if Kafka rejects a
+    record.
 
     :param size: the size, in bytes, of the record that could not be sent; None if it is unknown.
     :param index: the index of this record in the argument ``messages`` of the task.
@@ -63,13 +54,14 @@ def translate_error(
             f"its brokers are 2.8 or newer, WRITE on the topic {topic!r} is enough"
         )
     if name in ("MessageSizeTooLargeError", "RecordListTooLargeError"):
-        return KafkaRefused(
+        return LaunchRefused(
             f"messages[{index}] has {size} bytes, more than the topic {topic!r} accepts; raise its max.message.bytes, "
             "or publish a reference to the data instead"
         )
-    if getattr(error, "retriable", False) or name in _NEEDS_NEW_PRODUCER or not hasattr(error, "retriable"):
+    is_temporary = kind_of_code("kafka", name) is ErrorKind.TEMPORARY
+    if is_temporary or getattr(error, "retriable", True):
         return KafkaUnavailable(f"{cluster} ({settings.servers}) does not accept messages now: {detail}")
-    return KafkaRefused(f"{cluster} rejects messages[{index}] for the topic {topic!r}: {name}: {detail}")
+    return LaunchRefused(f"{cluster} rejects messages[{index}] for the topic {topic!r}: {name}: {detail}")
 
 
 def topic_write_refusal(settings: ClusterSettings, topic: str) -> KafkaRefused:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable
+from deferrable_ops.exceptions import KafkaError, KafkaRefused, KafkaUnavailable, LaunchRefused
 from deferrable_ops.outages import kafka_source
 from deferrable_ops.upstreams.kafka.backoff_client import backoff_client
 from deferrable_ops.upstreams.kafka.client import Cluster
@@ -142,7 +142,8 @@ class Producer:
         """Append records to the topic, and return the partition and offset of each record. Inside a transaction,
         consumers can read the records only after the commit.
 
-        :raises KafkaRefused: if the cluster rejects a record permanently.
+        :raises LaunchRefused: if the cluster rejects a record permanently, for example because the record is too large.
+        :raises KafkaRefused: if the cluster refuses the login, or a permission is missing.
         :raises KafkaUnavailable: if some records were not appended, or if it is unknown whether they were appended.
         """
         from aiokafka.errors import KafkaError as AioKafkaError
@@ -190,11 +191,12 @@ class Producer:
 
     async def _translate(
         self, error: BaseException, record: Record | None = None, index: int = 0
-    ) -> KafkaError:
+    ) -> KafkaError | LaunchRefused:
         if isinstance(error, KafkaError):
             return error
         found = translate_error(self._settings, self._topic, error, _size(record), index)
-        return found if isinstance(found, KafkaRefused) else await self._unavailable(found)
+        is_final = isinstance(found, (KafkaRefused, LaunchRefused))
+        return found if is_final else await self._unavailable(found)
 
     async def _unavailable(self, problem: object) -> KafkaError:
         """Return KafkaRefused if the cluster refuses the connection permanently; otherwise return an error for

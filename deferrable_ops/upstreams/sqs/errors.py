@@ -25,6 +25,17 @@ _CREDENTIALS: Final = (
     "SignatureDoesNotMatch",
     "UnrecognizedClient",
 )
+# The part of an error code after the last dot.
+_ABOUT_MESSAGES: Final = frozenset(
+    {
+        "BatchRequestTooLong",
+        "InvalidAttributeValue",
+        "InvalidMessageContents",
+        "InvalidParameterValue",
+        "MissingParameter",
+        "UnsupportedOperation",
+    }
+)
 _MAX_CHARACTERS: Final = 300
 
 
@@ -62,6 +73,12 @@ def is_denied(error: Exception) -> bool:
     """Return whether SQS denied the call because a permission is missing."""
     response = getattr(error, "response", None)
     return isinstance(response, dict) and _code(response).startswith("AccessDenied")
+
+
+def is_about_messages(error: Exception) -> bool:
+    """Return whether SQS rejects the messages of the call, whatever the credentials and permissions are."""
+    response = getattr(error, "response", None)
+    return isinstance(response, dict) and _code(response).rpartition(".")[2] in _ABOUT_MESSAGES
 
 
 def summarize(error: Exception, settings: AwsSettings) -> str:

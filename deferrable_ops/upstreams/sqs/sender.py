@@ -9,11 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from deferrable_ops.events.queues import Queue, queue_of
-from deferrable_ops.exceptions import DeferrableOpsError, SqsRefused
+from deferrable_ops.exceptions import DeferrableOpsError, LaunchRefused, SqsRefused
 from deferrable_ops.shared import share
 from deferrable_ops.upstreams.aws.session import import_aiobotocore
 from deferrable_ops.upstreams.aws.thread import AwsThread
-from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
+from deferrable_ops.upstreams.sqs.errors import find_refusal, is_about_messages, is_denied, summarize
 from deferrable_ops.upstreams.sqs.queues import load_settings
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ class Sender(AwsThread):
         the fields ``Id`` of the entries.
 
         :param entries: at most ten messages, as entries of the SQS call ``SendMessageBatch``.
-        :raises SqsRefused: if SQS rejected a message permanently. The error message shows which message was rejected.
+        :raises LaunchRefused: if SQS rejected a message permanently. The error message shows which message was
+            rejected.
+        :raises SqsRefused: if SQS refuses the credentials, the queue does not exist, or a permission is missing.
         :raises SqsUnavailable: if it is unknown whether SQS received the messages.
         """
         return await self._run_in_thread(self._send(queue_of(queue_url), entries))
@@ -75,7 +77,7 @@ class Sender(AwsThread):
         for failed in answer.get("Failed") or ():
             detail = f"{failed.get('Code')}: {failed.get('Message') or ''}".rstrip(": ")
             if failed.get("SenderFault"):
-                raise SqsRefused(
+                raise LaunchRefused(
                     f"SQS rejects messages[{failed['Id']}] for {queue.url}; correct this message: {detail}"
                 )
             log.warning(
@@ -91,5 +93,7 @@ class Sender(AwsThread):
                 "kms:GenerateDataKey and kms:Decrypt"
             )
         refused = find_refusal(error, self._settings, queue)
+        if refused is not None:
+            return LaunchRefused(str(refused)) if is_about_messages(error) else refused
         detail = summarize(error, self._settings)
-        return refused or SqsUnavailable(f"SQS does not accept messages for {queue.url} now: {detail}")
+        return SqsUnavailable(f"SQS does not accept messages for {queue.url} now: {detail}")

@@ -17,8 +17,8 @@ from deferrable_ops.backoff import Backoff
 from deferrable_ops.exceptions import (
     AirflowUnavailable,
     ConfigurationError,
+    LoginRefused,
     MachineError,
-    MachineRefused,
     MachineUnavailable,
 )
 from deferrable_ops.shared import share
@@ -111,7 +111,7 @@ class Link:
         function. If the server allows no further session at the moment, wait until the server allows one.
 
         :raises MachineUnavailable: if the SSH connection was lost.
-        :raises MachineRefused: if the SSH server allows the login, but no commands.
+        :raises LoginRefused: if the SSH server allows the login, but no commands.
         """
         import asyncssh
 
@@ -126,7 +126,7 @@ class Link:
                 if connection.is_closed():
                     raise self._lost_error(refused) from None
                 if refused.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
-                    raise MachineRefused(
+                    raise LoginRefused(
                         f"{self.settings.name} accepts the login, but does not run commands; "
                         "give the account a shell"
                     ) from None
@@ -142,7 +142,7 @@ class Link:
             of all other callers also wait. After such a timeout, the next callers get a new shell.
         :param about: what the script does, for the error message after a timeout.
         :raises MachineUnavailable: if the SSH connection was lost, or the script took longer than `seconds`.
-        :raises MachineRefused: if the account has no shell.
+        :raises LoginRefused: if the account has no shell.
         """
         opening = self._shell
         if opening is None or (_is_open(opening) and opening.result().is_closed):

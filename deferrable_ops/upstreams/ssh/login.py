@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from deferrable_ops.error_table import ErrorKind, class_names, kind_of_code
-from deferrable_ops.exceptions import ConfigurationError, MachineError, MachineRefused, MachineUnavailable
+from deferrable_ops.exceptions import ConfigurationError, LoginRefused, MachineError, MachineUnavailable
 from deferrable_ops.upstreams.ssh.connection import SshSettings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClie
         without a response, asyncssh closes the connection.
     :raises MachineUnavailable: if the machine does not respond now.
     :raises ConnectionDropped: if the SSH server closed the connection before the login was complete.
-    :raises MachineRefused: if the host key of the machine is not accepted, or if the machine rejected the login.
+    :raises LoginRefused: if the host key of the machine is not accepted, or if the machine rejected the login.
     :raises ConfigurationError: if a setting of the Airflow connection is invalid.
     """
     await asyncio.to_thread(import_asyncssh)
@@ -85,26 +85,26 @@ def login_error(settings: SshSettings, error: Exception) -> MachineError:
     connection = f"the connection {settings.conn_id!r}"
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         expected = "its host_key" if settings.host_key else settings.known_hosts or " and ".join(KNOWN_HOSTS)
-        return MachineRefused(
+        return LoginRefused(
             f"the host key of {settings.name} could not be verified with {expected}: {reason}. Obtain the "
             f"key from the machine's owner, and add it to the extra of {connection} as host_key, or to known_hosts"
         )
     if isinstance(error, asyncssh.PermissionDenied | asyncssh.IllegalUserName):
-        return MachineRefused(
+        return LoginRefused(
             f"{settings.name} rejected the login: {reason}. Check the login and the key or password of {connection}"
         )
     if isinstance(error, asyncssh.ProtocolError) and "authentication failures" in reason:
-        return MachineRefused(
+        return LoginRefused(
             f"{settings.name} rejected the login: {reason}. In the extra of {connection}, set key_file or "
             "private_key to the key that the machine accepts"
         )
     if isinstance(error, asyncssh.KeyExchangeFailed | asyncssh.ProtocolNotSupported):
-        return MachineRefused(
+        return LoginRefused(
             f"{settings.name} supports none of the algorithms that the library may use: {reason}. Check "
             f"ciphers and disabled_algorithms in the extra of {connection}"
         )
     if kind_of_code("ssh", *class_names(error), default=ErrorKind.TEMPORARY) is ErrorKind.TASK:
-        return MachineRefused(f"{settings.name} refused the connection: {reason}. Check {connection}")
+        return LoginRefused(f"{settings.name} refused the connection: {reason}. Check {connection}")
     if isinstance(error, asyncssh.ConnectionLost | ConnectionResetError):
         return ConnectionDropped(
             f"{settings.name} closed the connection before the login was complete: {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pkgutil import resolve_name
@@ -46,4 +47,6 @@ def test_trigger_has_the_operators_value_of_each_omitted_argument(
     assert args is not None
     trigger = resolve_name(args.trigger_cls)(**args.trigger_kwargs)
     names = task.trigger_class.arguments
+    if isinstance(getattr(trigger, "events", None), str):
+        trigger.events = json.loads(trigger.events)
     assert {name: getattr(trigger, name) for name in names} == {name: getattr(task, name) for name in names}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 from deferrable_ops.backoff import Backoff
 from deferrable_ops.events.queues import queue_of
 from deferrable_ops.events.specifications import ChannelEvent
-from deferrable_ops.exceptions import KafkaRefused, KafkaUnavailable, LaunchRefused, SqsRefused
+from deferrable_ops.exceptions import ConfigurationError, KafkaRefused, KafkaUnavailable, SqsRefused
 from deferrable_ops.inbox import Wait
 from deferrable_ops.inbox.events.events import NewEvent
 from deferrable_ops.inbox.waits.launches import Claim
@@ -182,8 +182,11 @@ class PublishEventTrigger(TaskTrigger):
                 return await self.wait_until_settled() if value is None else Success(value)
             except _RETRIED as problem:
                 error, self._problem = problem, str(problem)
-            except (KafkaRefused, SqsRefused) as refused:
-                raise LaunchRefused(str(refused)) from refused
+            except (ConfigurationError, KafkaRefused, SqsRefused):
+                # Some messages may be published already. Then a refused login or permission is temporary.
+                self.current = await self.inbox.waits.get(self.current.id)
+                self.started = self.started or self.current.progress is not None
+                raise
             pause = backoff.failed()
             if backoff.failures == 1:
                 self.log.warning("%s; retrying in %.1f s", self._problem, pause)

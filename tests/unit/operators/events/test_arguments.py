@@ -16,6 +16,7 @@ from deferrable_ops.events import ChannelEvent, KafkaEvent, SqsEvent
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.operators.events import EventSensor, MultiEventSensor, PublishEventOperator
 from deferrable_ops.testing import memory_inbox
+from deferrable_ops.triggers.events.arguments import parse_events
 from deferrable_ops.triggers.events.trigger import EventsTrigger
 
 SIGNOFF = ChannelEvent("signoff", match={"run": "{{ run_id }}"})
@@ -121,9 +122,8 @@ def test_everything_reaches_the_trigger_through_the_serialized_dag() -> None:
     assert (trigger.timezone, trigger.single, trigger.soft_fail) == ("Europe/Berlin", False, False)
     single = EventsTrigger(**decoded(one.trigger_kwargs))
     assert (single.cron, single.single, single.soft_fail) == ("0 6 * * *", True, True)
-    assert single.events is not None
     # The name in messages.
-    assert list(single.events) == ["_2_signed"]
+    assert list(parse_events(single.events)) == ["_2_signed"]
 
 
 def decoded(kwargs: Any) -> dict[str, Any]:

@@ -150,6 +150,7 @@ async def test_reason_of_a_timeout_has_the_outage(
     assert wait.outcome == Failure(
         f"no result within the timeout of 1 s; {source} was unreachable for 1 of 1 s: {error}"
     )
+    assert airflow_comms.xcoms == {}, "an outage is no XCom"
 
 
 async def test_task_waits_while_the_fernet_key_is_wrong(airflow_comms: AirflowComms, inbox: Inbox) -> None:
@@ -165,7 +166,7 @@ async def test_task_waits_while_the_fernet_key_is_wrong(airflow_comms: AirflowCo
     assert DEPLOYMENT not in {outage.source for outage in base.outages.active()}, "it is right again"
 
 
-async def test_only_a_refusal_uses_up_the_tries_of_a_cancellation(
+async def test_only_a_final_refusal_uses_up_the_tries_of_a_cancellation(
     airflow_comms: AirflowComms, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working = in_triggerer(Working(Success(1)))
@@ -180,11 +181,17 @@ async def test_only_a_refusal_uses_up_the_tries_of_a_cancellation(
     monkeypatch.setattr(cancellation, "decrypt", lambda _encrypted: working)
     inbox.cancellations = Cancellations(inbox.database, inbox.owner, lease=0.0)
     states = []
-    for error, tries in ((problem[0], 25), (KeyError("a fault"), 25), (LaunchRefused("no"), 10)):
+    passing = LaunchRefused("503", retry_can_help=True)
+    for error, tries in (
+        (problem[0], 25),
+        (KeyError("a fault"), 25),
+        (passing, 25),
+        (LaunchRefused("no"), 10),
+    ):
         problem[0] = error
         for _ in range(tries):
             due = await inbox.cancellations.claim(wait_id)
             assert due is not None
             await cancellation.cancel_once(inbox, due)
         states.append((await inbox.waits.get(wait_id)).cancel)
-    assert states == ["due", "due", "failed"]
+    assert states == ["due", "due", "due", "failed"]

@@ -7,11 +7,13 @@ from uuid import uuid4
 
 import pytest
 from airflow.models.taskinstance import TaskInstance
+from airflow.observability import stats
+from unit.triggers.support import eventually
 
 from deferrable_ops import Success
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
 from deferrable_ops.testing import memory_inbox
-from deferrable_ops.triggers.lifecycle.unended import find_unended, report_unended
+from deferrable_ops.triggers.lifecycle.unended import METRIC, find_unended, report_unended
 
 
 async def register(inbox: Inbox, task_id: str, *, answered: bool) -> Wait:
@@ -33,25 +35,29 @@ async def test_only_answered_tasks_that_are_under_way_are_unended() -> None:
         assert await find_unended(inbox, under_way) == [], "it was answered a moment ago"
 
 
-async def test_unended_tasks_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unended_tasks_are_logged_and_counted_in_a_metric(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauges: list[tuple[str, float]] = []
+    monkeypatch.setattr(stats, "gauge", lambda name, value: gauges.append((name, value)))
     async with memory_inbox() as inbox:
         answered = await register(inbox, "train", answered=True)
-        found = asyncio.Event()
+        unended = [answered]
 
         async def settled_long_ago(*_: object) -> list[Wait]:
-            found.set()
-            return [answered]
+            return [unended.pop()] if unended else []
 
         inbox.waits.settled_before = settled_long_ago  # type: ignore[assignment]
 
         async def under_way() -> list[str]:
             return [answered.id]
 
-        task = asyncio.create_task(report_unended(inbox, under_way))
-        await found.wait()
-        await asyncio.sleep(0)
+        task = asyncio.create_task(report_unended(inbox, under_way, 0.01))
+        await eventually(lambda: len(gauges) > 1, "a second report")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    # When the task has ended, the metric is 0 again.
+    assert gauges[:2] == [(METRIC, 1), (METRIC, 0)]
     assert (
         "1 tasks have had an outcome for more than 60 s, but have not ended in Airflow. The oldest is sales.train of "
         "run manual" in caplog.text

@@ -15,6 +15,7 @@ from unit.triggers.supervisor.fakes import FakeHost, FakeSupervisord, two, watch
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.exceptions import (
+    ConfigurationError,
     MachineRefused,
     MachineUnavailable,
     SupervisordRefused,
@@ -178,7 +179,15 @@ async def test_check_waits_for_a_machine_that_is_unreachable_at_its_start(
     await daemon.looked()
 
 
-@pytest.mark.parametrize("refused", [MachineRefused("the host key is another"), SupervisordRefused("login")])
+@pytest.mark.parametrize(
+    "refused",
+    [
+        MachineRefused("the host key is another"),
+        SupervisordRefused("login"),
+        ConfigurationError("there is no connection web"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 async def test_refused_login_does_not_end_the_check_while_the_programs_run(
     runs: Runs,
     daemon: FakeSupervisord,
@@ -187,12 +196,15 @@ async def test_refused_login_does_not_end_the_check_while_the_programs_run(
     refused: Exception,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    if isinstance(refused, MachineRefused):
-        place.failing = [refused]
-    else:
+    if isinstance(refused, SupervisordRefused):
         daemon.failing = refused
+    else:
+        place.failing = [refused]
     run = runs.start(watching(two(tmp_path)))
-    await eventually(lambda: str(refused) in caplog.text, "the refusal in the log")
+    if isinstance(refused, ConfigurationError):
+        await eventually(lambda: daemon.readings, "the check to go on")
+    else:
+        await eventually(lambda: str(refused) in caplog.text, "the refusal in the log")
     assert not run.task.done()
     daemon.failing = None
     daemon.set("a", ProcessState.EXITED, 0)

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 from unit.triggers.support import Runs, eventually, new_attempt
 
-from deferrable_ops.exceptions import MachineRefused, MachineUnavailable
+from deferrable_ops.exceptions import (
+    ConfigurationError,
+    LoginRefused,
+    MachineRefused,
+    MachineUnavailable,
+    SupervisordRefused,
+)
 from deferrable_ops.outcome import Failure, Success
 from deferrable_ops.supervisord import SupervisorAirflowConfiguration
 from deferrable_ops.testing.inbox import memory_inbox
@@ -220,9 +226,28 @@ async def test_unreachable_machine_is_retried_and_refusal_is_not(
     with on(monkeypatch, machine):
         assert isinstance(await runs.start(configuring()).outcome(), Success)
         assert machine.files["/srv/s/supervisord.conf"] == CFG.to_cfg()
-        machine.errors = [MachineRefused("web-3 has another host key")]
+        machine.errors = [MachineRefused("cannot access /srv/s")]
         outcome = await runs.start(configuring()).outcome()
-    assert outcome == Failure("web-3 has another host key", retryable=False)
+    assert outcome == Failure("cannot access /srv/s", retryable=False)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [LoginRefused("the password"), SupervisordRefused("the password"), ConfigurationError("no connection")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_refused_login_is_temporary_once_a_step_has_reached_the_machine(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, refused: Exception
+) -> None:
+    monkeypatch.setattr(SupervisorStepTrigger, "first_retry_pause", 0.01)
+    machine = FakeMachine()
+    with on(monkeypatch, machine):
+        machine.errors = [refused]
+        assert await runs.start(configuring()).outcome() == Failure(str(refused), retryable=False)
+        assert isinstance(await runs.start(configuring()).outcome(), Success)
+        machine.errors = [refused] * 3
+        assert isinstance(await runs.start(configuring()).outcome(), Success)
+        assert not machine.errors
 
 
 @pytest.mark.parametrize("step", ["stop-programs", "stop-supervisor", "unconfigure-supervisor"])

@@ -168,3 +168,17 @@ async def test_secrets_echoed_by_the_service_are_redacted() -> None:
     assert "signature" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "in-the-query" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "may_pass"),
+    [(503, True), (500, True), (429, True), (401, True), (403, True), (400, False), (405, False)],
+)
+async def test_refused_cancel_request_is_final_only_if_a_repetition_gets_the_same_answer(
+    status: int, may_pass: bool
+) -> None:
+    async with outside_service() as service:
+        service.answers = [(status, {})]
+        with pytest.raises(LaunchFailed, match=f"answered with HTTP status {status}") as caught:
+            await launch(service.url).send_once()
+    assert caught.value.retry_can_help is may_pass

@@ -16,9 +16,10 @@ from botocore.exceptions import (
 )
 
 from deferrable_ops.events.queues import queue_of
-from deferrable_ops.exceptions import ConfigurationError
+from deferrable_ops.exceptions import ConfigurationError, LaunchRefused, SqsRefused
 from deferrable_ops.upstreams.aws.connection import AwsSettings, Role
 from deferrable_ops.upstreams.sqs.errors import find_refusal, is_denied, summarize
+from deferrable_ops.upstreams.sqs.sender import Sender, SqsUnavailable
 
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/payments"
 SETTINGS = AwsSettings(conn_id="aws", access_key="key", secret_key="hush-hush")
@@ -108,3 +109,21 @@ def test_only_missing_permissions_are_denied() -> None:
     assert is_denied(error("AccessDeniedException", 400))
     assert not is_denied(error("Throttling", 400))
     assert not is_denied(OSError())
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("InvalidMessageContents", 400, LaunchRefused),
+        ("AWS.SimpleQueueService.BatchRequestTooLong", 400, LaunchRefused),
+        ("ExpiredToken", 403, SqsRefused),
+        ("AccessDenied", 403, SqsRefused),
+        ("AWS.SimpleQueueService.NonExistentQueue", 400, SqsRefused),
+        ("ServiceUnavailable", 503, SqsUnavailable),
+    ],
+)
+def test_rejected_message_is_a_refused_launch_and_a_refused_login_is_not(
+    code: str, status: int, kind: type[Exception]
+) -> None:
+    raised = error(code, status, operation="SendMessageBatch")
+    assert type(Sender(SETTINGS)._translate(raised, queue_of(URL))) is kind

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,8 +12,12 @@ from unit.triggers.events.support import begun, payloads, waiting_for_events
 from unit.triggers.support import Runs, new_attempt
 
 from deferrable_ops.events import ChannelEvent
+from deferrable_ops.exceptions import ConfigurationError, LaunchRefused, SqsRefused
 from deferrable_ops.outcome import Failure, Success
+from deferrable_ops.triggers.events.publish import trigger as publish_trigger
 from deferrable_ops.triggers.events.publish.trigger import PublishEventTrigger
+
+QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/loads"
 
 
 async def test_published_event_releases_a_wait_that_can_match_its_publisher(runs: Runs) -> None:
@@ -78,6 +84,59 @@ async def test_rendered_argument_that_is_wrong_fails_the_task_with_the_reason(
     assert isinstance(outcome, Failure)
     assert message in outcome.reason
     assert await posted(runs) == []
+
+
+class Sender:
+    """Replaces the sender of SQS messages. `errors` are raised instead of the calls with these numbers."""
+
+    def __init__(self, errors: dict[int, Exception]) -> None:
+        self.errors = errors
+        self.calls = 0
+        self.sent: list[str] = []
+
+    async def send(self, _queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls in self.errors:
+            raise self.errors[self.calls]
+        self.sent += [entry["MessageBody"] for entry in entries]
+        return {entry["Id"]: f"id-{entry['Id']}" for entry in entries}
+
+
+EXPIRED = SqsRefused("the session token has expired")
+
+
+MISSING = ConfigurationError("the connection aws is missing")
+
+
+@pytest.fixture
+def publish_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sender], PublishEventTrigger]:
+    """Return a function that creates a trigger, which sends 25 messages in batches of 10 with a sender."""
+
+    def make(sender: Sender) -> PublishEventTrigger:
+        monkeypatch.setattr(publish_trigger, "use_sender", lambda _conn_id: nullcontext(sender))
+        monkeypatch.setattr(PublishEventTrigger, "first_retry_pause", 0.01)
+        return PublishEventTrigger(sqs=QUEUE, messages=[str(number) for number in range(25)])
+
+    return make
+
+
+@pytest.mark.parametrize(("error", "call"), [(EXPIRED, 2), (MISSING, 3)])
+async def test_refused_login_is_temporary_once_messages_are_published(
+    runs: Runs, publish_with: Callable[[Sender], PublishEventTrigger], error: Exception, call: int
+) -> None:
+    sender = Sender({call: error})
+    assert isinstance(await runs.start(publish_with(sender)).outcome(), Success)
+    assert sender.sent == [str(number) for number in range(25)], "each message is sent once"
+
+
+@pytest.mark.parametrize(
+    ("error", "call"), [(EXPIRED, 1), (MISSING, 1), (LaunchRefused("SQS rejects messages[10]"), 2)]
+)
+async def test_refused_login_before_the_first_message_and_a_rejected_message_fail_the_task(
+    runs: Runs, publish_with: Callable[[Sender], PublishEventTrigger], error: Exception, call: int
+) -> None:
+    outcome = await runs.start(publish_with(Sender({call: error}))).outcome()
+    assert outcome == Failure(str(error), retryable=False)
 
 
 async def posted(runs: Runs) -> list[Any]:
