@@ -101,10 +101,9 @@ class OutputCopier(Generic[T]):
 
     async def _try_copy(self, logs: list[LogTail[T]], *, is_last: bool) -> None:
         try:
-            waiting = await self._with_output(logs)
+            waiting = await self._with_output(logs, is_last=is_last)
             if waiting:
                 await self.copy(waiting, is_last=is_last)
-            await self._report_full_disks(logs, is_last=is_last)
             if is_last:
                 await self.end(logs)
         except (MachineUnavailable, MachineRefused) as error:
@@ -114,24 +113,27 @@ class OutputCopier(Generic[T]):
         else:
             self._last_error = ""
 
-    async def _with_output(self, logs: list[LogTail[T]]) -> list[tuple[LogTail[T], FileStatus | None]]:
+    async def _with_output(
+        self, logs: list[LogTail[T]], *, is_last: bool
+    ) -> list[tuple[LogTail[T], FileStatus | None]]:
         if not logs:
             return []
         statuses = await self._machine.status(*(log.path for log in logs), inodes=self._inodes)
         for log, status in zip(logs, statuses, strict=True):
             if status is not None and not status.is_regular:
                 self._report_unreadable(log.label, log.path)
+        existing = {log.path.parent for log, status in zip(logs, statuses, strict=True) if status is not None}
+        await self._report_full_disks(sorted(existing), is_last=is_last)
         current = zip(logs, map(regular_file, statuses), strict=True)
         waiting = [(log, status) for log, status in current if log.may_have_output(status)]
         return sorted(waiting, key=lambda one: one[0].unread(one[1]))
 
-    async def _report_full_disks(self, logs: list[LogTail[T]], *, is_last: bool) -> None:
+    async def _report_full_disks(self, folders: list[Path], *, is_last: bool) -> None:
         """Report disks that are full. supervisord reports nothing if it cannot write output to a log file."""
         now = time.monotonic()
-        if not logs or (now < self._space_due and not is_last):
+        if not folders or (now < self._space_due and not is_last):
             return
         self._space_due = now + self.space_check_interval
-        folders = sorted({log.path.parent for log in logs})
         space = zip(folders, await self._machine.free_space(*folders), strict=True)
         full = {folder for folder, free in space if free is not None and free < _FULL_BYTES}
         for folder in sorted(full - self._full):
