@@ -38,6 +38,7 @@ TOOLS = (
         "find",
         "flock",
         "grep",
+        "head",
         "id",
         "kill",
         "ls",
@@ -48,7 +49,7 @@ TOOLS = (
         "sh",
         "stat",
     ),
-    *("sync", "tr", "uname", "wc"),
+    *("sync", "tail", "tr", "uname", "wc"),
 )
 
 
