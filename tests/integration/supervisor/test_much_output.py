@@ -168,9 +168,11 @@ async def test_full_disk_under_the_log_files_of_programs_is_reported(
     monkeypatch.setattr(OutputCopier, "space_check_interval", 0.0)
     (small_disk / "other").write_bytes(b"x" * MB)
     log = small_disk / "output.log"
+    go = small_disk / "go"
     # supervisord loses what it cannot write, and reports nothing.
     command = python(
-        "import signal, sys; [print('x' * 99, flush=True) for n in range(50_000)]; signal.pause()"
+        f"import os, signal, time; [time.sleep(0.02) for _ in iter(lambda: os.path.exists('{go}'), True)]; "
+        "[print('x' * 4999, flush=True) for n in range(1000)]; signal.pause()"
     )
     own = {"command": command, "stdout_logfile": str(log)}
 
@@ -179,11 +181,12 @@ async def test_full_disk_under_the_log_files_of_programs_is_reported(
         return [message for message in messages if message.startswith("The disk of ")]
 
     async with daemon(program={"test": own}, forward_logs=forward_logs, **QUICK) as found:
+        await found.start()
         run = runs.start(watching(found), new_attempt(task_id="check"))
         await looked(run)
         assert not reports()
-        await found.start()
+        go.touch()
         await eventually(reports, "a report of the full disk")
         [report] = reports()
         assert report.startswith(f"The disk of {small_disk} on this host ({os.uname().nodename}) is full, ")
-        assert log.stat().st_size < 50_000 * 100
+        assert log.stat().st_size < 5 * MB
