@@ -5,6 +5,7 @@ share one poll of it.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -78,6 +79,8 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         :raises ConfigurationError: if the configuration of the supervisord cannot be decrypted.
         """
         load_configuration(self.configuration)
+        # All tasks that watch one supervisord share one copy.
+        self.configuration = sys.intern(self.configuration)
 
     @property
     def cancellable(self) -> bool:
