@@ -32,6 +32,13 @@ def test_changed_process_is_evaluated_again() -> None:
     assert second.evaluation(cfg, {}) == evaluate(cfg, second.processes, {})
 
 
+def test_tasks_that_begin_with_the_same_poll_share_its_evaluation() -> None:
+    cfg, reading = config(), parse_processes([info(state=100, exitstatus=1, pid=0)])
+    failed = reading.evaluation(cfg, {})
+    assert failed.verdict.action is not None
+    assert reading.evaluation(cfg, {}) is failed
+
+
 def test_evaluation_that_depends_on_the_time_is_not_shared_by_two_polls() -> None:
     cfg = config(program={"test": {"command": "x", "autorestart": True}}, policy={"crash_restarts": 2})
     first = parse_processes([info()])
