@@ -46,7 +46,7 @@ _FAILURES: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
 # Limits the memory that hundreds of watching tasks need when they start together. The process would never free this
 # memory.
-_saving = Throttle(8)
+_inbox_calls = Throttle(8)
 
 
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
@@ -131,7 +131,10 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         config = load_configuration(self.configuration)
         async with open_host(config, self.log) as host:
             if not is_remote(config):
-                reason = await wrong_host_reason(self.inbox, config, await host.machine.identity())
+                identity = await host.machine.identity()
+                with _inbox_calls.slot() as granted:
+                    await granted
+                    reason = await wrong_host_reason(self.inbox, config, identity)
                 if reason is not None:
                     return Failure(reason, retryable=False)
             interval = config.check_interval.total_seconds()
@@ -139,7 +142,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 until = f", until {evaluator.end} at the latest" if evaluator.end else ""
                 count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
-                with _saving.slot() as granted:
+                with _inbox_calls.slot() as granted:
                     await granted
                     saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
                 watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
@@ -181,7 +184,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         return self.end(ended)
 
     async def _save(self, health: dict[str, Any], state: SavedState) -> None:
-        with _saving.slot() as granted:
+        with _inbox_calls.slot() as granted:
             await granted
             await self.inbox.waits.save_progress(self.current.id, health | state.to_json())
 
