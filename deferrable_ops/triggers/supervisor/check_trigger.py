@@ -43,9 +43,8 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
 }
 _FAILURES: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
-
 # Limits the memory that hundreds of watching tasks need when they start together. The process would never free this
-# memory.
+# memory: a read that waits for one of the inbox's few connections keeps a greenlet with its stacks.
 _inbox_calls = Throttle(8)
 
 
