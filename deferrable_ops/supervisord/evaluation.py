@@ -36,6 +36,16 @@ class Evaluation:
     steps: dict[str, CrashLoopStep]
     processes: dict[str, tuple[Process, ...]]
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether the watch continues, and no process has recent restarts or pauses. As long as no process changes, the
+        evaluation then stays the same: it does not depend on the time.
+        """
+        return self.verdict.action is None and all(
+            not history.restarts and not history.pauses and history.paused_until is None
+            for history in self.histories.values()
+        )
+
 
 def evaluate(
     config: SupervisorAirflowConfiguration,

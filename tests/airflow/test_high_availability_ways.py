@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,28 @@ def test_function_of_the_dag_file_takes_a_worker_for_each_check_and_none_between
     log = run.task("ha").log()
     assert log.count("Each check runs on a worker because python_callable is in high_availability.py") == 1
     assert "plugins folder" in log
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
+def test_gates_that_have_nothing_to_do_start_on_no_worker_in_a_mapped_task_group(
+    airflow: RealAirflow, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[["pass", "stop"]]')
+    passed = airflow.trigger("ha_mapped", {"file": str(script)}).wait_for("success", timeout=240)
+    script.write_text('[["fail", "stop"]]')
+    failed = airflow.trigger("ha_mapped", {"file": str(script)}).wait_for("failed", timeout=240)
+
+    expected = {"stop-pass": 1}, {"stop-fail": 1, "force-dag-fail": 1}
+    for run, gates in zip((passed, failed), expected, strict=True):
+        starts = Counter(task_id for task_id, _ in run.worker_starts())
+        assert starts == {
+            f"watched.ha{gate and '-'}{gate}[{index}]": count
+            for index in (0, 1)
+            for gate, count in {"": 2, **gates}.items()
+        }
+        assert run.task("watched.ha", 1).xcom()[1] == "stop"
 
 
 def test_troubled_checks_fail_their_runs_and_others_go_on(airflow: RealAirflow, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from real_airflow import RealAirflow, Run, wait_until
+from real_airflow import RealAirflow, Run, Task, wait_until
 
 CHAINS = 12
 
@@ -68,6 +70,41 @@ def test_run_is_followed_by_one_when_a_paused_triggerer_comes_back(
     )
     [first, _second] = _chain(airflow, script)
     assert first.worker_starts() == [("ha-retrigger-pass", 1)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("started_airflow", ["postgres"], indirect=True)
+@pytest.mark.timeout(600)
+def test_pause_before_a_retrigger_goes_on_where_it_was_and_one_run_follows(airflow: RealAirflow) -> None:
+    airflow.trigger("ha_pauses")
+    wait_until(lambda: len(airflow.runs_of("ha_pauses")) == 2, "the second run", timeout=120)
+    [second] = [run for run in airflow.runs_of("ha_pauses") if run.run_id.startswith("retrigger_1__")]
+    gate = second.task("ha-retrigger-fail")
+    wait_until(lambda: _pauses(gate), "the pause", timeout=120)
+    airflow.triggerer.kill()
+    airflow.start_component(airflow.triggerer)
+
+    wait_until(
+        lambda: [run.state for run in airflow.runs_of("ha_pauses")] == ["failed"] * 3,
+        "all runs to end",
+        timeout=240,
+    )
+    # The restarted triggerer takes the task over after about 10 s.
+    first, rest = _pauses(gate)
+    assert 80 < first <= 90
+    assert 0 < rest < first - 5
+    ended, started = (
+        datetime.fromisoformat(task.attributes["end_date"]) for task in (second.task("ha"), gate)
+    )
+    # The pause begins when the inbox has the result. Airflow writes the end of the check up to two seconds later.
+    assert (started - ended).total_seconds() >= 88
+    [third] = [run for run in airflow.runs_of("ha_pauses") if run.run_id.startswith("retrigger_2__")]
+    assert third.client.get(third.path)["conf"]["ha-retrigger"] == 2
+
+
+def _pauses(gate: Task) -> list[int]:
+    """Return the pauses in seconds that the log of a gate shows."""
+    return [int(found) for found in re.findall(r"The next DAG run starts in (\d+) s", gate.log())]
 
 
 def _chain(airflow: RealAirflow, script: Path) -> list[Run]:

@@ -102,11 +102,11 @@ def place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Iterator[support.Place
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 kB, on which only its owner may write."""
+    """A file system of 4 MB, on which only its owner may write."""
     if os.geteuid():
         pytest.skip("mounting a small file system needs root")
     disk = tmp_path / "small"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "none", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "none", str(disk)], check=True)
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from airflow.sdk import Param
+from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from deferrable_ops.checks import ReadyCheck
 from deferrable_ops.exceptions import InputError
@@ -22,6 +23,7 @@ from deferrable_ops.high_availability.poll_schedule import (
     PollSchedule,
     check_jitter,
 )
+from deferrable_ops.high_availability.results import gates_to_skip, read_result
 from deferrable_ops.high_availability.retrigger_backoff import (
     DEFAULT_DELAY,
     DEFAULT_RESET_AFTER,
@@ -45,6 +47,7 @@ from deferrable_ops.operators.high_availability.worker_check import check_on_wor
 from deferrable_ops.plain_data import require_serializable
 from deferrable_ops.triggers.base import DEFAULT_TIMEOUT, TaskTrigger
 from deferrable_ops.triggers.high_availability.triggers import DEFAULT_CHECK_TIMEOUT, HighAvailabilityTrigger
+from deferrable_ops.triggers.lifecycle.delivery import RETURN_VALUE
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Context
@@ -287,9 +290,24 @@ class HighAvailabilityOperator(TriggererOperator):
         """
         facts = RunFacts.of(context)
         if self.worker_check_reason is not None:
-            return check_on_worker(self, context, facts, self._computed_rules(facts))
+            return self._ended(context, check_on_worker(self, context, facts, self._computed_rules(facts)))
         self.run_facts = facts.as_json()
-        return super().execute(context)
+        return self._ended(context, super().execute(context))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Return the final result and action of the checks. See :meth:`TriggererOperator.execute_complete`.
+
+        :raises DownstreamTasksSkipped: in a mapped task group, to skip the gates that have nothing to do.
+        """
+        return self._ended(context, super().execute_complete(context, event))
+
+    def trigger_kwargs(self) -> dict[str, Any]:
+        """Return the kwargs of the task's trigger."""
+        kwargs = super().trigger_kwargs()
+        if self._skips_on_worker:
+            reason = {"success": "only a worker can skip gates in a mapped task group"}
+            kwargs["ends_on_worker"] = reason | kwargs["ends_on_worker"]
+        return kwargs
 
     def check_again(self, context: Context, event: Any) -> Any:
         """Run the next check on this worker, because no triggerer can import the check.
@@ -297,7 +315,24 @@ class HighAvailabilityOperator(TriggererOperator):
         :raises TaskDeferred: if a further check is needed.
         """
         facts = RunFacts.of(context)
-        return check_on_worker(self, context, facts, self._computed_rules(facts))
+        return self._ended(context, check_on_worker(self, context, facts, self._computed_rules(facts)))
+
+    @property
+    def _skips_on_worker(self) -> bool:
+        # In a mapped task group, Airflow's scheduler does not find the XCom with the gates that it must skip, and each
+        # gate would start on a worker.
+        return self.get_closest_mapped_task_group() is not None and self.inherits_from_skipmixin
+
+    def _ended(self, context: Context, returned: Any) -> Any:
+        decided = read_result(returned)
+        if decided is None or not self._skips_on_worker:
+            return returned
+        ti = context["ti"]
+        # The exception takes the place of the return value.
+        if self.do_xcom_push:
+            ti.xcom_push(key=RETURN_VALUE, value=returned)
+        skipped = gates_to_skip(self.task_id, *decided)
+        raise DownstreamTasksSkipped(tasks=[(task_id, ti.map_index) for task_id in skipped])
 
     def _set_check(self, given: Any) -> None:
         self.python_callable: Callable[..., Any] | None = None

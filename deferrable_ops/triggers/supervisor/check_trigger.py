@@ -5,6 +5,7 @@ share one poll of it.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,10 +43,9 @@ _RESULTS: Final[dict[Action | None, CheckResult]] = {
 }
 _FAILURES: Final = (Action.FAIL, Action.RETRIGGER, Action.RETRY)
 
-
 # Limits the memory that hundreds of watching tasks need when they start together. The process would never free this
-# memory.
-_saving = Throttle(8)
+# memory: a read that waits for one of the inbox's few connections keeps a greenlet with its stacks.
+_inbox_calls = Throttle(8)
 
 
 class SupervisorCheckTrigger(HighAvailabilityTrigger):
@@ -78,6 +78,8 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         :raises ConfigurationError: if the configuration of the supervisord cannot be decrypted.
         """
         load_configuration(self.configuration)
+        # All tasks that watch one supervisord share one copy.
+        self.configuration = sys.intern(self.configuration)
 
     @property
     def cancellable(self) -> bool:
@@ -130,7 +132,10 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         config = load_configuration(self.configuration)
         async with open_host(config, self.log) as host:
             if not is_remote(config):
-                reason = await wrong_host_reason(self.inbox, config, await host.machine.identity())
+                identity = await host.machine.identity()
+                with _inbox_calls.slot() as granted:
+                    await granted
+                    reason = await wrong_host_reason(self.inbox, config, identity)
                 if reason is not None:
                     return Failure(reason, retryable=False)
             interval = config.check_interval.total_seconds()
@@ -138,7 +143,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 until = f", until {evaluator.end} at the latest" if evaluator.end else ""
                 count, name = len(config.programs), host.machine.name
                 self.log.info("Watching %d programs on %s every %g s%s", count, name, interval, until)
-                with _saving.slot() as granted:
+                with _inbox_calls.slot() as granted:
                     await granted
                     saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
                 watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
@@ -180,7 +185,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
         return self.end(ended)
 
     async def _save(self, health: dict[str, Any], state: SavedState) -> None:
-        with _saving.slot() as granted:
+        with _inbox_calls.slot() as granted:
             await granted
             await self.inbox.waits.save_progress(self.current.id, health | state.to_json())
 

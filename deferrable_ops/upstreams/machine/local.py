@@ -65,6 +65,10 @@ class LocalMachine:
         """See :meth:`Machine.status`."""
         return await asyncio.to_thread(lambda: [local_files.status(path) for path in paths])
 
+    async def free_space(self, *paths: Path) -> list[int | None]:
+        """See :meth:`Machine.free_space`."""
+        return await asyncio.to_thread(lambda: [local_files.free_space(path) for path in paths])
+
     async def remove(self, path: Path) -> None:
         """See :meth:`Machine.remove`."""
         await asyncio.to_thread(local_files.remove, path)

@@ -138,6 +138,15 @@ def status(path: Path) -> FileStatus | None:
         return FileStatus(found.st_size, found.st_ino, found.st_mtime, kind == stat.S_IFREG)
 
 
+def free_space(path: Path) -> int | None:
+    """See :meth:`Machine.free_space`."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
 def remove(path: Path) -> None:
     """See :meth:`Machine.remove`."""
     if path == path.parent:

@@ -197,6 +197,13 @@ class Machine(Protocol):
         """
         ...
 
+    async def free_space(self, *paths: Path) -> list[int | None]:
+        """Return how many bytes an account without special rights can still write to the file system of each given
+        file or directory, in the order of `paths`; None if this number cannot be determined. Over SSH, one command
+        reads all numbers.
+        """
+        ...
+
     async def remove(self, path: Path) -> None:
         """Remove a file, or a directory with all its contents. A symbolic link is removed, but not the file to which
         the link leads. If the path does not exist, do nothing.

@@ -11,6 +11,7 @@ text to standard error.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -97,6 +98,10 @@ write "$@" 2>&1 && exit 0
 rm -f -- "$2"; exit 1
 """
 )
+# For each path, POSIX's df prints a line with the sizes in kB and the percentage that is used. On a full disk, the size
+# that is left may be negative.
+_FREE: Final = _BEGIN + 'df -Pk -- "$@" 2>/dev/null\n'
+_FREE_LINE: Final = re.compile(r" \d+ +\d+ +(-?\d+) +(?:\d+%|-) +/", re.ASCII)
 _REMOVE: Final = _BEGIN + 'rm -rf -- "$1" 2>&1\n'
 
 
@@ -215,6 +220,17 @@ class RemoteFiles:
             part = paths[first : first + _PATHS_AT_ONCE]
             found |= map(_parse_status, await self._lines(_STATUS, *part))
         return [found.get(str(path)) for path in paths]
+
+    async def free_space(self, paths: Sequence[Path]) -> list[int | None]:
+        """See :meth:`Machine.free_space`."""
+        found: list[int | None] = []
+        for first in range(0, len(paths), _PATHS_AT_ONCE):
+            part = paths[first : first + _PATHS_AT_ONCE]
+            _, output = await self._run(_FREE, *map(str, part), about="reading the free space")
+            sizes = [1024 * int(match[1]) for match in _FREE_LINE.finditer(output.decode(errors="replace"))]
+            # If a path is missing, or the machine has no df, it is unknown which line belongs to which path.
+            found += sizes if len(sizes) == len(part) else [None] * len(part)
+        return found
 
     async def exists(self, path: Path) -> bool:
         """Return whether a file, a directory or a socket exists at this path, and the account may see it."""

@@ -108,6 +108,10 @@ class SshMachine:
         """See :meth:`Machine.status`."""
         return await self._files.status(paths)
 
+    async def free_space(self, *paths: Path) -> list[int | None]:
+        """See :meth:`Machine.free_space`."""
+        return await self._files.free_space(paths)
+
     async def remove(self, path: Path) -> None:
         """See :meth:`Machine.remove`."""
         await self._files.remove(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,21 +94,22 @@ class Supervisord:
         self._address = address
         self._session = session
         self._url = address.url or "http://localhost/RPC2"
-        self._pollers: dict[Callable[[Processes], Any], ProcessPoller[Any]] = {}
+        self._pollers: dict[Callable[[Processes, Any], Any], ProcessPoller[Any]] = {}
 
     def watch(
-        self, interval: float, interpret: Callable[[Processes], T]
+        self, interval: float, interpret: Callable[[Processes, T | None], T]
     ) -> AbstractContextManager[ProcessSubscription[T]]:
         """Return a subscription to the states of all processes of supervisord. All subscriptions share the
         requests to supervisord.
 
         :param interval: number of seconds between two requests for the states of the processes.
         :param interpret: a function that converts each response. The subscription returns the result of this function.
+            Its arguments are the response and its own result for the previous response, or None for the first response.
             The function runs on the event loop, so it must be fast. If several subscriptions have the same function,
             this function is called once for each response.
         """
         if interpret not in self._pollers:
-            self._pollers[interpret] = ProcessPoller(partial(self._read_as, interpret))
+            self._pollers[interpret] = ProcessPoller(self._reader(interpret))
         return self._pollers[interpret].watch(interval)
 
     async def call(self, method: str, *arguments: Any) -> Any:
@@ -149,8 +150,15 @@ class Supervisord:
         """Close the HTTP session. supervisord keeps running."""
         await self._session.close()
 
-    async def _read_as(self, interpret: Callable[[Processes], T]) -> T:
-        return interpret(await self.processes())
+    def _reader(self, interpret: Callable[[Processes, T | None], T]) -> Callable[[], Awaitable[T]]:
+        previous: T | None = None
+
+        async def read() -> T:
+            nonlocal previous
+            previous = interpret(await self.processes(), previous)
+            return previous
+
+        return read
 
     async def _post(self, body: bytes) -> bytes:
         import aiohttp

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Param, TaskGroup, task
+from airflow.sdk import DAG, Param, TaskGroup, task, task_group
 
 from deferrable_ops.operators.high_availability import (
     Action,
@@ -38,11 +38,24 @@ with DAG("ha_crashes", schedule=None, params={"venue": Param(type="string"), "de
         conf={"again": True},
     )
 
+with DAG("ha_pauses", schedule=None):
+    HighAvailabilityOperator(
+        task_id="ha", python_callable="ha_checks.raises", maxretrigger=2, retrigger_delay=90
+    )
+
 with DAG("ha_never_again", schedule=None):
     HighAvailabilityOperator(task_id="ha", maxretrigger=0, **CHECK)
 
 with DAG("ha_group", schedule=None), TaskGroup("watch"):
     HighAvailabilityOperator(task_id="ha", **CHECK)
+
+with DAG("ha_mapped", schedule=None):
+
+    @task_group
+    def watched(_number: int) -> None:
+        HighAvailabilityOperator(task_id="ha", **CHECK)
+
+    watched.expand(_number=[1, 2])
 
 with DAG("ha_two", schedule=None):
     for name in ("orders", "payments"):

@@ -33,10 +33,12 @@ TOOLS = (
     *(
         "cat",
         "dd",
+        "df",
         "env",
         "find",
         "flock",
         "grep",
+        "head",
         "id",
         "kill",
         "ls",
@@ -47,7 +49,7 @@ TOOLS = (
         "sh",
         "stat",
     ),
-    *("sync", "tr", "uname", "wc"),
+    *("sync", "tail", "tr", "uname", "wc"),
 )
 
 
@@ -131,6 +133,7 @@ async def test_files_are_read_and_written(server: RealSshd, tmp_path: Path) -> N
                 folder.stat().st_size, folder.stat().st_ino, float(int(folder.stat().st_mtime)), False
             ),
         ]
+        assert None not in await machine.free_space(folder, file)
         assert await machine.command_of(os.getpid()) == tuple(
             Path("/proc/self/cmdline").read_text().removesuffix("\0").split("\0")
         )
@@ -163,7 +166,7 @@ async def test_full_disk_is_named(
     async with machine_of() as machine:
         await machine.write(small_disk / "file", b"old")
         with pytest.raises(MachineUnavailable, match="No space left on device"):
-            await machine.write(small_disk / "file", b"x" * 2**20)
+            await machine.write(small_disk / "file", b"x" * 2**23)
     assert [(path.name, path.read_bytes()) for path in small_disk.iterdir()] == [("file", b"old")]
 
 

@@ -23,6 +23,7 @@ from unit.upstreams.machine.test_local import (  # noqa: F401  (tests for every 
     test_directory_writable_by_others_is_refused,
     test_end_of_a_long_output_is_kept,
     test_failed_write_leaves_the_old_content,
+    test_free_space_of_several_paths,
     test_identity_matches_the_system,
     test_part_of_a_file_is_read,
     test_process_is_found_and_signalled,

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from integration.supervisor.supervisord_daemon import daemon, python
-from integration.supervisor.test_watching import watching
-from unit.triggers.support import Runs, new_attempt
+from integration.supervisor.test_watching import looked, watching
+from unit.triggers.support import Runs, eventually, new_attempt
 
 from deferrable_ops.outcome import Success
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.lifecycle.log_budget import log_budget
+from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -154,3 +155,38 @@ async def test_all_output_is_copied_to_the_file(
     await ends(runs, LINES, size, forward_logs="file")
     messages = [record.getMessage() for record in caplog.records if record.getMessage().startswith("[test] ")]
     assert len(messages) == 1
+
+
+@pytest.mark.parametrize("forward_logs", [True, "file"])
+async def test_full_disk_under_the_log_files_of_programs_is_reported(
+    runs: Runs,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    small_disk: Path,
+    forward_logs: bool | str,
+) -> None:
+    monkeypatch.setattr(OutputCopier, "space_check_interval", 0.0)
+    (small_disk / "other").write_bytes(b"x" * MB)
+    log = small_disk / "output.log"
+    go = small_disk / "go"
+    # supervisord loses what it cannot write, and reports nothing.
+    command = python(
+        f"import os, signal, time; [time.sleep(0.02) for _ in iter(lambda: os.path.exists('{go}'), True)]; "
+        "[print('x' * 4999, flush=True) for n in range(1000)]; signal.pause()"
+    )
+    own = {"command": command, "stdout_logfile": str(log)}
+
+    def reports() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        return [message for message in messages if message.startswith("The disk of ")]
+
+    async with daemon(program={"test": own}, forward_logs=forward_logs, **QUICK) as found:
+        await found.start()
+        run = runs.start(watching(found), new_attempt(task_id="check"))
+        await looked(run)
+        assert not reports()
+        go.touch()
+        await eventually(reports, "a report of the full disk")
+        [report] = reports()
+        assert report.startswith(f"The disk of {small_disk} on this host ({os.uname().nodename}) is full, ")
+        assert log.stat().st_size < 5 * MB

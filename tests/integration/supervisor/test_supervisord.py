@@ -144,7 +144,7 @@ async def test_all_watchers_share_one_poll(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(found.client, "call", counted)
         understood = 0
 
-        def read_states(answer: Processes) -> list[str]:
+        def read_states(answer: Processes, _previous: list[str] | None) -> list[str]:
             nonlocal understood
             understood += 1
             return [process["statename"] for process in answer]

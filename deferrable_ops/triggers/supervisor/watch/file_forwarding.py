@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Final
@@ -55,7 +57,8 @@ class FileForwarder(OutputCopier[bytes]):
                 if chunk.parts:
                     try:
                         file = await self._file_of(log)
-                        await asyncio.to_thread(_append, file, b"".join(chunk.parts))
+                        data = b"".join(chunk.parts)
+                        await asyncio.to_thread(_append, file, data, log.max_bytes, log.backups)
                     except OSError:
                         log.rewind(start)
                         raise
@@ -97,11 +100,16 @@ def _logs_remotely() -> bool:
     return bool(conf.getboolean("logging", "remote_logging", fallback=False))
 
 
-def _append(file: Path, data: bytes) -> None:
-    """Append all of the data to a file, or nothing.
+def _append(file: Path, data: bytes, max_bytes: int, backups: int) -> None:
+    """Append all of the data to a file, or nothing. If the file has reached its maximum size, rotate it first, as
+    supervisord does with its log files.
 
+    :param max_bytes: the size in bytes at which the file is rotated; 0 if it is never rotated.
+    :param backups: the maximum number of rotated files; their names end in ``.1``, ``.2`` and so on.
     :raises OSError: for example if the disk is full.
     """
+    if max_bytes and file.exists() and file.stat().st_size >= max_bytes:
+        _rotate(file, backups)
     with file.open("ab", buffering=0) as opened:
         size = opened.tell()
         written = 0
@@ -112,3 +120,14 @@ def _append(file: Path, data: bytes) -> None:
             error.filename = str(file)
             opened.truncate(size)
             raise
+
+
+def _rotate(file: Path, backups: int) -> None:
+    mode = file.stat().st_mode
+    files = [file, *(file.with_name(f"{file.name}.{number}") for number in range(1, backups + 1))]
+    for newer, older in reversed([*pairwise(files)]):
+        if newer.exists():
+            newer.replace(older)
+    # Without rotated files, this deletes the old output.
+    file.write_bytes(b"")
+    file.chmod(stat.S_IMODE(mode))

@@ -71,6 +71,7 @@ class LogTail(Generic[T]):
     :param label: a prefix that is put before each line in the task's log.
     :param path: path of the log file to which supervisord writes now. The names of rotated files end in ``.1``, ``.2``
         and so on; the file that ends in ``.1`` is the newest rotated file.
+    :param max_bytes: the size in bytes at which supervisord rotates the log; 0 if the log is not rotated.
     :param backups: the maximum number of rotated files of this log.
     :param read_as: LogLines or LogBytes.
     :param position: the position in the log at which reading begins; None if the log was never read.
@@ -82,6 +83,7 @@ class LogTail(Generic[T]):
         self,
         label: str,
         path: Path,
+        max_bytes: int,
         backups: int,
         read_as: Callable[[LogPosition], LogContent[T]],
         position: LogPosition | None,
@@ -90,6 +92,8 @@ class LogTail(Generic[T]):
     ) -> None:
         self.label = label
         self.path = path
+        self.max_bytes = max_bytes
+        self.backups = backups
         self._files = (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, backups + 1)))
         self._read_as = read_as
         self._content = read_as(position or LogPosition(modified=since))

@@ -5,6 +5,7 @@ After a restart of the triggerer, copying continues where it ended.
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 _MAX_BACKUPS: Final = 100
 _DEVICES: Final = Path("/dev")
+# With less space, the disk counts as full.
+_FULL_BYTES: Final = 2**20
+_SIZES: Final = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
 
 
 class OutputCopier(Generic[T]):
@@ -35,6 +39,9 @@ class OutputCopier(Generic[T]):
 
     read_as: ClassVar[Callable[[LogPosition], LogContent[Any]]]
     """LogLines or LogBytes: what a subclass copies."""
+
+    space_check_interval: ClassVar[float] = 60.0
+    """Seconds between two checks whether a disk with log files is full."""
 
     def __init__(self, host: SupervisorHost, saved: SavedState) -> None:
         self._programs = host.cfg.programs
@@ -50,6 +57,9 @@ class OutputCopier(Generic[T]):
         self._last_error = ""
         # The paths of logs whose output cannot be copied, such as /dev/stdout. Each is reported once.
         self._unreadable: set[Path] = set()
+        # The directories of logs that are on a full disk, and the time of the next check.
+        self._full: set[Path] = set()
+        self._space_due = 0.0
 
     @property
     def state(self) -> dict[str, Any]:
@@ -91,7 +101,7 @@ class OutputCopier(Generic[T]):
 
     async def _try_copy(self, logs: list[LogTail[T]], *, is_last: bool) -> None:
         try:
-            waiting = await self._with_output(logs)
+            waiting = await self._with_output(logs, is_last=is_last)
             if waiting:
                 await self.copy(waiting, is_last=is_last)
             if is_last:
@@ -103,16 +113,36 @@ class OutputCopier(Generic[T]):
         else:
             self._last_error = ""
 
-    async def _with_output(self, logs: list[LogTail[T]]) -> list[tuple[LogTail[T], FileStatus | None]]:
+    async def _with_output(
+        self, logs: list[LogTail[T]], *, is_last: bool
+    ) -> list[tuple[LogTail[T], FileStatus | None]]:
         if not logs:
             return []
         statuses = await self._machine.status(*(log.path for log in logs), inodes=self._inodes)
         for log, status in zip(logs, statuses, strict=True):
             if status is not None and not status.is_regular:
                 self._report_unreadable(log.label, log.path)
+        existing = {log.path.parent for log, status in zip(logs, statuses, strict=True) if status is not None}
+        await self._report_full_disks(sorted(existing), is_last=is_last)
         current = zip(logs, map(regular_file, statuses), strict=True)
         waiting = [(log, status) for log, status in current if log.may_have_output(status)]
         return sorted(waiting, key=lambda one: one[0].unread(one[1]))
+
+    async def _report_full_disks(self, folders: list[Path], *, is_last: bool) -> None:
+        """Report disks that are full. supervisord reports nothing if it cannot write output to a log file."""
+        now = time.monotonic()
+        if not folders or (now < self._space_due and not is_last):
+            return
+        self._space_due = now + self.space_check_interval
+        space = zip(folders, await self._machine.free_space(*folders), strict=True)
+        full = {folder for folder, free in space if free is not None and free < _FULL_BYTES}
+        for folder in sorted(full - self._full):
+            self._log.warning(
+                "The disk of %s on %s is full, so supervisord loses output of the programs; free some space",
+                folder,
+                self._machine.name,
+            )
+        self._full = full
 
     def _report_unreadable(self, label: str, path: Path) -> None:
         if path not in self._unreadable:
@@ -139,9 +169,9 @@ class OutputCopier(Generic[T]):
 
     def _logs_of_process(self, name: str, process: Process) -> Iterator[LogTail[T]]:
         program = self._programs[name]
-        for path, suffix, backups in (
-            (process.stdout_log, "", _backups(program, "stdout")),
-            (process.stderr_log, " stderr", _backups(program, "stderr")),
+        for path, suffix, (max_bytes, backups) in (
+            (process.stdout_log, "", _rotation(program, "stdout")),
+            (process.stderr_log, " stderr", _rotation(program, "stderr")),
         ):
             if not path or not (process.start or path in self._saved):
                 continue
@@ -155,6 +185,7 @@ class OutputCopier(Generic[T]):
                 log = LogTail(
                     label + suffix,
                     Path(path),
+                    max_bytes,
                     backups,
                     type(self).read_as,
                     position,
@@ -165,9 +196,11 @@ class OutputCopier(Generic[T]):
             yield log
 
 
-def _backups(program: ProgramConfiguration, channel: str) -> int:
-    """Return the maximum number of rotated files that supervisord keeps for one log file of a program."""
-    size: str = getattr(program, f"{channel}_logfile_maxbytes")
-    rotates = int(size.rstrip("KMGBkmgb")) > 0
+def _rotation(program: ProgramConfiguration, channel: str) -> tuple[int, int]:
+    """Return the size in bytes at which supervisord rotates one log file of a program, and the maximum number of
+    rotated files. Both are 0 if the log file is not rotated.
+    """
+    size: str = getattr(program, f"{channel}_logfile_maxbytes").upper()
     backups: int = getattr(program, f"{channel}_logfile_backups")
-    return min(backups, _MAX_BACKUPS) if rotates else 0
+    max_bytes = int(size.rstrip("KMGB")) * _SIZES.get(size[-2:], 1)
+    return (max_bytes, min(backups, _MAX_BACKUPS)) if max_bytes else (0, 0)

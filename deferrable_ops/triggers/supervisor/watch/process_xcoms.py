@@ -16,6 +16,7 @@ from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, interpret_end
+from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.lifecycle import background
 from deferrable_ops.triggers.supervisor.configuration import mask_secrets
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
@@ -31,6 +32,10 @@ _LAST_BYTES: Final = 8192
 _LONGEST_LINE: Final = 500
 
 _ENDS_WELL: Final = (None, Action.SUCCESS, Action.SKIP)
+
+# Limits how many values exist at the same time, because hundreds of tasks may start together. The process would never
+# free the memory of their values.
+_pushing = Throttle(3)
 
 Programs = Mapping[str, tuple[Process, ...]]
 Push = Callable[[str, Any], Awaitable[None]]
@@ -108,7 +113,7 @@ class ProcessXComs:
         self._log = log
         self._facts: Any = ()
         self._pushed_at = float("-inf")
-        # Held during a push, so that an older value never replaces a newer one.
+        # Held during a push of the states, so that older states never replace newer ones.
         self._lock = asyncio.Lock()
 
     def show(self, facts: Any, found: Programs) -> None:
@@ -121,24 +126,29 @@ class ProcessXComs:
         if facts == self._facts or self._lock.locked() or now < self._pushed_at + self.push_every:
             return
         self._facts, self._pushed_at = facts, now
-        background.detach(self._safely(STATUS, statuses(found)))
+        background.detach(self._push_statuses(found))
 
     async def finish(self, facts: Any, found: Programs) -> None:
         """Push the final states of the processes, if they have changed since the last push."""
         if facts != self._facts:
             self._facts = facts
-            await self._safely(STATUS, statuses(found))
+            await self._push_statuses(found)
 
     async def fail(self, host: SupervisorHost, found: Programs) -> None:
         """Push the failed processes and their last lines."""
         await self._safely(FAILURE, await failures(host, found))
 
-    async def _safely(self, key: str, value: Any) -> None:
+    async def _push_statuses(self, found: Programs) -> None:
         async with self._lock:
-            try:
-                await self._push(key, value)
-            except Exception as error:
-                self._log.warning("Could not push the XCom %r: %s", key, type(error).__name__)
+            with _pushing.slot() as granted:
+                await granted
+                await self._safely(STATUS, statuses(found))
+
+    async def _safely(self, key: str, value: Any) -> None:
+        try:
+            await self._push(key, value)
+        except Exception as error:
+            self._log.warning("Could not push the XCom %r: %s", key, type(error).__name__)
 
 
 def status_of(program: str, process: Process) -> dict[str, Any]:

@@ -41,27 +41,33 @@ class ProcessReading(NamedTuple):
     :param facts: the data of all processes in the poll result, without the time of the poll. If two poll results have
         equal `facts`, no process has changed between the two polls.
     :param starts: the start time of each process, by the process's full name.
-    :param evaluations: the evaluations of `processes`, which all tasks with equal input share. The ids in the keys stay
-        unique, because the values hold the objects.
+    :param evaluations: the evaluations of `processes`, each with the configuration and the crash histories from which
+        it was computed. All tasks with equal input share an evaluation.
     """
 
     processes: tuple[Process, ...]
     facts: tuple[Any, ...]
     starts: dict[str, int]
-    evaluations: dict[tuple[int, int], tuple[Any, Any, Evaluation]]
+    evaluations: list[tuple[SupervisorAirflowConfiguration, dict[str, CrashHistory], Evaluation]]
 
     def evaluation(
         self, config: SupervisorAirflowConfiguration, histories: dict[str, CrashHistory]
     ) -> Evaluation:
         """Return the evaluation of `processes`, see :func:`evaluate`."""
-        key = (id(config), id(histories) if histories else 0)
-        if key not in self.evaluations:
-            evaluation = evaluate(config, self.processes, histories)
-            self.evaluations[key] = (config, histories, evaluation)
-        return self.evaluations[key][2]
+        for known_config, known, evaluation in self.evaluations:
+            # Equal crash histories may differ in the end of a pause, except if there was no pause.
+            is_equal = known == histories and (not known or evaluation.is_calm)
+            if known_config is config and (known is histories or is_equal):
+                return evaluation
+        evaluation = evaluate(config, self.processes, histories)
+        self.evaluations.append((config, histories, evaluation))
+        return evaluation
 
 
 _CONTINUE: Final = Verdict(None)
+
+# The maximum number of evaluations that two poll results share.
+_MAX_SHARED: Final = 16
 
 # After this number of unanswered polls in a row, supervisord is considered dead if its process does not run.
 _MAX_UNANSWERED: Final = 3
@@ -78,18 +84,21 @@ _ALREADY_DONE: Final = {
 }
 
 
-def parse_processes(answer: Processes) -> ProcessReading:
+def parse_processes(answer: Processes, previous: ProcessReading | None = None) -> ProcessReading:
     """Convert the response of supervisord to a poll into a ProcessReading.
 
+    :param previous: the result of the previous poll. If no process has changed since then, both results share their
+        data. Otherwise, each watching task would keep the data of the poll with which the task began.
     :raises InputError: if the response does not contain the data of processes.
     """
     processes = tuple(map(Process.from_info, answer))
-    return ProcessReading(
-        processes,
-        tuple((one.full_name, one.state, one.start, one.pid, one.exit_code, one.error) for one in processes),
-        {one.full_name: one.start for one in processes},
-        {},
+    facts = tuple(
+        (one.full_name, one.state, one.start, one.pid, one.exit_code, one.error) for one in processes
     )
+    if previous is not None and facts == previous.facts:
+        calm = [known for known in previous.evaluations if known[2].is_calm]
+        return previous._replace(processes=processes, evaluations=calm[-_MAX_SHARED:])
+    return ProcessReading(processes, facts, {one.full_name: one.start for one in processes}, [])
 
 
 class ProgramWatcher:
@@ -123,7 +132,7 @@ class ProgramWatcher:
         # The processes that a retry asked supervisord to restart, by full name. True: supervisord accepted the restart.
         self._restarts: dict[str, bool] = {}
         self._last: Evaluation | None = None
-        self._last_reading: ProcessReading | None = None
+        self._facts: tuple[Any, ...] | None = None
         self._is_calm = False
         self._unanswered = 0
         self._answered_at = time.monotonic()
@@ -154,7 +163,7 @@ class ProgramWatcher:
     @property
     def facts(self) -> Any:
         """A value that changes whenever the states of the processes change; None if these states are unknown."""
-        return None if self._last_reading is None or self._unanswered else self._last_reading.facts
+        return None if self._unanswered else self._facts
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
         """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
@@ -178,8 +187,7 @@ class ProgramWatcher:
             outages.recovered(outage_source(self._config))
         self._unanswered, self._is_lost = 0, False
         self._answered_at = time.monotonic()
-        last = self._last_reading
-        if self._is_calm and not self._drift.is_due and last is not None and reading.facts == last.facts:
+        if self._is_calm and not self._drift.is_due and reading.facts == self._facts:
             return _CONTINUE
         drift = await self._drift.reconcile(reading.starts)
         if drift.verdict is not None or not drift.is_current:
@@ -255,13 +263,8 @@ class ProgramWatcher:
     def _evaluate(self, reading: ProcessReading) -> Verdict:
         before, self._last = self._last, reading.evaluation(self._config, self._histories)
         self._log_changes(before, self._last)
-        self._last_reading, self._histories = reading, self._last.histories
-        # The state is calm if no process has recent restarts or pauses. In a calm state, the evaluation depends only on
-        # the facts, and not on the time.
-        self._is_calm = self._last.verdict.action is None and all(
-            not history.restarts and not history.pauses and history.paused_until is None
-            for history in self._histories.values()
-        )
+        self._facts, self._histories = reading.facts, self._last.histories
+        self._is_calm = self._last.is_calm
         return self._last.verdict
 
     def _log_changes(self, before: Evaluation | None, now: Evaluation) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, Param, TaskGroup
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk import DAG, Param, TaskGroup, task_group
+from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskDeferred
 from airflow.serialization.serialized_objects import DagSerialization
 from unit.high_availability.test_limit_functions import close_of_day, until_the_window
 
@@ -24,6 +24,7 @@ from deferrable_ops.operators.high_availability import (
     HttpCheck,
     Result,
 )
+from deferrable_ops.outcome import Success, outcome_to_json
 from deferrable_ops.testing import memory_inbox
 
 CHECK = "my_checks.is_healthy"
@@ -288,6 +289,51 @@ def test_retrigger_count_and_initial_run() -> None:
 def test_operator_cannot_be_mapped() -> None:
     with pytest.raises(InputError, match="cannot be mapped"):
         HighAvailabilityOperator.partial(task_id="ha")
+
+
+@pytest.mark.parametrize(
+    "decided, left",
+    [
+        (["pass", "stop"], {"stop-pass"}),
+        (["pass", "retrigger"], {"retrigger-pass"}),
+        (["fail", "stop"], {"stop-fail", "force-dag-fail"}),
+        (["fail", "retrigger"], {"retrigger-fail", "force-dag-fail"}),
+    ],
+)
+def test_worker_skips_the_gates_of_a_mapped_task_group(decided: list[str], left: set[str]) -> None:
+    with DAG("dag", schedule=None, start_date=START) as dag:
+
+        @task_group
+        def watched(_number: int) -> None:
+            HighAvailabilityOperator(task_id="ha", python_callable=CHECK)
+
+        watched.expand(_number=[1, 2])
+    ha: Any = dag.get_task("watched.ha")
+    assert set(ha.trigger_kwargs()["ends_on_worker"]) == {"success"}
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(map_index=1, xcom_push=lambda key, value: pushed.update({key: value}))
+    event = {"outcome": outcome_to_json(Success(decided))}
+    with pytest.raises(DownstreamTasksSkipped) as skipped:
+        ha.execute_complete({"ti": ti}, event)
+    assert pushed == {"return_value": decided}
+    gates = {task_id.removeprefix("watched.ha-") for task_id in ha.downstream_task_ids}
+    assert set(skipped.value.tasks) == {(f"watched.ha-{name}", 1) for name in gates - left}
+
+
+def test_gates_with_a_callback_start_in_a_mapped_task_group_too() -> None:
+    with DAG("dag", schedule=None, start_date=START) as dag:
+
+        @task_group
+        def watched(_number: int) -> None:
+            HighAvailabilityOperator(task_id="ha", python_callable=CHECK, on_skipped_callback=print)
+
+        watched.expand(_number=[1, 2])
+    ha: Any = dag.get_task("watched.ha")
+    assert "success" not in ha.trigger_kwargs()["ends_on_worker"]
+    assert ha.execute_complete({}, {"outcome": outcome_to_json(Success(["pass", "stop"]))}) == [
+        "pass",
+        "stop",
+    ]
 
 
 def test_argument_that_is_not_serializable_is_allowed_on_a_worker() -> None:

@@ -36,6 +36,7 @@ class FakeSupervisord:
         self.calls: list[tuple[Any, ...]] = []
         self.refusals: dict[str, SupervisordRefused] = {}
         self.differences: tuple[list[str], list[str], list[str]] = ([], [], [])
+        self.previous: Any = None
         self._feed = ProcessPoller(self._read)
 
     def set(self, name: str, state: ProcessState, exit_code: int = 0, **changes: Any) -> None:
@@ -80,7 +81,8 @@ class FakeSupervisord:
         self.readings += 1
         if self.failing is not None:
             raise self.failing
-        return self.understood(list(self.programs.values()))
+        self.previous = self.understood(list(self.programs.values()), self.previous)
+        return self.previous
 
 
 class FakeHost:

@@ -192,6 +192,15 @@ async def test_reading_a_pipe_does_not_block(machine: Machine, tmp_path: Path) -
             await machine.read(tmp_path / "pipe")
 
 
+async def test_free_space_of_several_paths(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.touch()
+    disk = os.statvfs(tmp_path)
+    free = pytest.approx(disk.f_bavail * disk.f_frsize, rel=0.1)
+    assert await machine.free_space(tmp_path, file) == [free, free]
+    assert (await machine.free_space(tmp_path, tmp_path / "missing"))[1] is None
+
+
 async def test_status_of_several_files(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "a é").write_bytes(b"123")
     (tmp_path / "empty").touch()

@@ -49,8 +49,12 @@ async def test_each_byte_is_copied_once_through_rotations_and_restarts(
         if not chance.randrange(20):
             reader.restart()
     await reader.finish()
-    assert file_of(tmp_path).read_bytes() == program.written
+    file = file_of(tmp_path)
+    rotated = [file.with_name(f"{file.name}.{number}") for number in range(50, 0, -1)]
+    parts = [part.read_bytes() for part in [*filter(Path.exists, rotated), file]]
+    assert b"".join(parts) == program.written
     assert program.path.with_name("output.log.9").exists(), "it was not rotated"
+    assert len(parts) > 5, "the copy was not rotated"
     assert not warned(caplog)
 
 
@@ -85,7 +89,7 @@ async def test_full_disk_is_reported_once_and_no_output_is_lost(
     program.write(b"one\n")
     await reader.look()
 
-    def full(file: Path, data: bytes) -> None:
+    def full(file: Path, *_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
     with monkeypatch.context() as patched:
@@ -109,10 +113,27 @@ def test_part_of_a_write_is_removed_if_the_disk_is_full(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:
         with pytest.raises(OSError, match="File too large") as raised:
-            file_forwarding._append(file, b", after, and more")
+            file_forwarding._append(file, b", after, and more", 0, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert raised.value.filename == str(file)
     assert file.read_bytes() == b"before"
-    file_forwarding._append(file, b", after")
+    file_forwarding._append(file, b", after", 0, 0)
     assert file.read_bytes() == b"before, after"
+
+
+@pytest.mark.parametrize(
+    "backups, kept",
+    [(2, {"file.log": b"d", "file.log.1": b"c", "file.log.2": b"b"}), (0, {"file.log": b"d"})],
+)
+def test_file_is_rotated_like_the_log_of_the_program(
+    tmp_path: Path, backups: int, kept: dict[str, bytes]
+) -> None:
+    file = tmp_path / "file.log"
+    file.touch(0o600)
+    file.chmod(0o664)
+    for letter in (b"a", b"b", b"c", b"d"):
+        file_forwarding._append(file, letter * 100, 100, backups)
+    found = {path.name: path.read_bytes()[:1] for path in tmp_path.iterdir()}
+    assert found == kept
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o664}
