@@ -75,6 +75,7 @@ _OUTPUT: Final = re.compile(r"it wrote: ['\"]")
 _DAEMON_START_SECONDS: Final = 10.0
 
 _WAIT_FOR_STOP: Final = frozenset({"restart-programs", "start-programs", "stop-programs", "stop-supervisor"})
+_ROLL: Final = frozenset({"restart-programs", "start-programs", "start-supervisor"})
 _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 
 
@@ -225,6 +226,8 @@ def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
         seconds += stop_seconds(cfg)
     if step in _WAIT_FOR_START:
         seconds += start_seconds(cfg)
+    if cfg.rolling and step in _ROLL:
+        seconds += len(cfg.programs) * (stop_seconds(cfg) + start_seconds(cfg))
     if step in ("start-supervisor", "stop-supervisor"):
         # If supervisord is dead or does not answer, its processes may keep running. They get SIGTERM, later SIGKILL.
         seconds += 2 * stop_seconds(cfg)
