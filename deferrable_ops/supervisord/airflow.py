@@ -29,6 +29,7 @@ from deferrable_ops.supervisord.configuration import SupervisorConfiguration
 from deferrable_ops.supervisord.control import ControlledDaemon
 from deferrable_ops.supervisord.daemon_sections import check_credentials
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
+from deferrable_ops.supervisord.notifiers import ProgramNotifier, parse_notifiers
 from deferrable_ops.supervisord.policy import ProgramPolicy
 from deferrable_ops.supervisord.section import Model
 from deferrable_ops.supervisord.values import (
@@ -206,6 +207,8 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
     :param rolling: whether ``drift="apply"`` replaces the changed programs one after another. The next program is
         stopped only after the previous program has started.
+    :param on_program_event: notifiers that the Triggerer calls when a program is in a crash loop, is paused, is given
+        up, is restarted or is not ready: an AsyncCallback of Airflow, or a list of these.
     :param policy: what the task ``check-programs`` does when a program ends.
     :param policies: a policy for each program that needs its own, by the program's name. For such a program, this
         policy replaces ``policy``.
@@ -230,6 +233,9 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     pool: Annotated[str | None, BeforeValidator(_pool_name)] = None
     drift: Literal["warn", "apply", "fail"] = "warn"
     rolling: bool = False
+    on_program_event: Annotated[list[ProgramNotifier], BeforeValidator(parse_notifiers)] = Field(
+        default_factory=list
+    )
     policy: ProgramPolicy = Field(default_factory=ProgramPolicy)
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
 

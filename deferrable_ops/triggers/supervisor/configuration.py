@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -299,8 +299,18 @@ def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
         yield from environment.values()
     for interface in cfg.rpcinterface.values():
         yield from map(str, interface.kwargs.values())
+    for notifier in cfg.on_program_event:
+        yield from _texts_in(notifier.kwargs)
     if isinstance(cfg, SupervisorSSHAirflowConfiguration):
         yield from cfg.ssh_operator_args.environment.values()
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(one)
 
 
 def _decrypt(text: str) -> str:
