@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from deferrable_ops.inbox import Attempt
-from deferrable_ops.supervisord.notifiers import ProgramNotifier
-from deferrable_ops.supervisord.program_events import ProgramEvent, ProgramEventKind
+from deferrable_ops.supervisord.policy import ProgramNotifier
 from deferrable_ops.triggers.supervisor.configuration import mask_secrets
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.process_xcoms import last_lines, status_of
+from deferrable_ops.triggers.supervisor.watch.program_events import ProgramEvent, ProgramEventKind
 
 
 class Notices:

@@ -23,7 +23,6 @@ from deferrable_ops.supervisord.evaluation import (
 )
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import Process, ProcessState, Verdict
-from deferrable_ops.supervisord.program_events import ProgramEvent, find_events
 from deferrable_ops.triggers.supervisor.configuration import outage_source
 from deferrable_ops.triggers.supervisor.daemon.drift import DriftReconciler
 from deferrable_ops.triggers.supervisor.daemon.processes import find_daemons
@@ -31,6 +30,7 @@ from deferrable_ops.triggers.supervisor.host import Fault, StepFailed, Superviso
 from deferrable_ops.triggers.supervisor.watch.file_forwarding import FileForwarder
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
 from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
+from deferrable_ops.triggers.supervisor.watch.program_events import ProgramEvent, find_events
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.supervisord.client import Processes
 from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
