@@ -29,7 +29,7 @@ from deferrable_ops.supervisord.configuration import SupervisorConfiguration
 from deferrable_ops.supervisord.control import ControlledDaemon
 from deferrable_ops.supervisord.daemon_sections import check_credentials
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
-from deferrable_ops.supervisord.policy import ProgramPolicy
+from deferrable_ops.supervisord.policy import ProgramNotifier, ProgramPolicy, parse_notifiers
 from deferrable_ops.supervisord.section import Model
 from deferrable_ops.supervisord.values import (
     ExitCodes,
@@ -204,6 +204,10 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
     :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
         ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
+    :param rolling: whether ``drift="apply"`` replaces the changed programs one after another. The next program is
+        stopped only after the previous program has started.
+    :param on_program_event: notifiers that the Triggerer calls when a program is in a crash loop, is paused, is given
+        up, is restarted or is not ready: an AsyncCallback of Airflow, or a list of these.
     :param policy: what the task ``check-programs`` does when a program ends.
     :param policies: a policy for each program that needs its own, by the program's name. For such a program, this
         policy replaces ``policy``.
@@ -227,6 +231,10 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     log_chunk_size: int = Field(default=65536, gt=0, le=1048576)
     pool: Annotated[str | None, BeforeValidator(_pool_name)] = None
     drift: Literal["warn", "apply", "fail"] = "warn"
+    rolling: bool = False
+    on_program_event: Annotated[list[ProgramNotifier], BeforeValidator(parse_notifiers)] = Field(
+        default_factory=list
+    )
     policy: ProgramPolicy = Field(default_factory=ProgramPolicy)
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
 
@@ -335,6 +343,8 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
                 f"policies contains {unknown[0]!r}, which is not the name of a program in the fields program and "
                 "fcgiprogram; check the name"
             )
+        if self.rolling and self.drift != "apply":
+            raise InputError("rolling=True needs drift='apply'; set drift='apply', or remove rolling")
         self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
         return self
 

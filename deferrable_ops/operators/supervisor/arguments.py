@@ -100,6 +100,14 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
     return _validate(type(cfg), data)
 
 
+def with_notifiers(cfg: C, given: Any) -> C:
+    """Return a configuration in which the argument ``on_program_event`` of a Supervisor replaces the field of `cfg`.
+
+    :raises InputError: if a notifier cannot be called in the Triggerer.
+    """
+    return _validate(type(cfg), cfg.given_fields | {"on_program_event": given})
+
+
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:
     """Return a copy of `cfg` with a working directory for supervisord; if `cfg` already has one, return `cfg` itself.
 

@@ -30,6 +30,7 @@ from deferrable_ops.triggers.supervisor.configuration import (
 from deferrable_ops.triggers.supervisor.host import SupervisorHost, open_host
 from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
+from deferrable_ops.triggers.supervisor.watch.notices import Notices
 from deferrable_ops.triggers.supervisor.watch.process_xcoms import FAILURE, STATUS, ProcessXComs
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher, parse_processes
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState, load_saved_state
@@ -140,10 +141,16 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                     await granted
                     saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
                 watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
-                return await self._watch(evaluator, host, watcher)
+                notices = Notices(host, self.current.attempt)
+                try:
+                    outcome = await self._watch(evaluator, host, watcher, notices)
+                    await notices.finish()
+                    return outcome
+                finally:
+                    notices.cancel()
 
     async def _watch(
-        self, evaluator: CheckEvaluator, host: SupervisorHost, watcher: ProgramWatcher
+        self, evaluator: CheckEvaluator, host: SupervisorHost, watcher: ProgramWatcher, notices: Notices
     ) -> Outcome:
         saved, xcoms = None, ProcessXComs(self.push_xcom, self.log)
         while (ended := evaluator.at_limit(_now())) is None:
@@ -163,6 +170,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
             if (evaluator.state, watcher.state) != saved:
                 saved = evaluator.state, watcher.state
                 await self._save(*saved)
+            notices.send(watcher.take_events())
             if outcome is None:
                 xcoms.show(watcher.facts, watcher.programs)
             else:

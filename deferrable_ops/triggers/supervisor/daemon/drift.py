@@ -5,7 +5,7 @@ runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.policy import Action
-from deferrable_ops.supervisord.processes import ALIVE, Process, Verdict
-from deferrable_ops.triggers.supervisor.configuration import step_timeout
+from deferrable_ops.supervisord.processes import ALIVE, Process, ProcessState, Verdict
+from deferrable_ops.triggers.supervisor.configuration import start_seconds, step_timeout
 from deferrable_ops.triggers.supervisor.host import (
     Fault,
     StepFailed,
@@ -26,6 +26,8 @@ from deferrable_ops.upstreams.machine.machine import Machine
 from deferrable_ops.upstreams.supervisord.client import Supervisord
 
 _REMOVE_POLL_SECONDS: Final = 0.2
+# supervisord updates the states of processes about once per second.
+_START_GRACE_SECONDS: Final = 5.0
 
 
 class _Changes:
@@ -120,8 +122,9 @@ async def update_groups(host: SupervisorHost) -> Drift:
     """Apply the configuration file to all groups of programs that have no running process. Return the remaining
     differences.
 
-    If the field ``drift`` is ``apply``, groups that run with other settings are stopped and started again with the
-    settings in the file. Otherwise, groups that run with other settings keep running.
+    If the field ``drift`` is ``apply``, groups that run with other settings are stopped, and the step that follows
+    starts them with the settings in the file. With ``rolling``, one group after the other is stopped and started here.
+    Otherwise, groups that run with other settings keep running.
 
     :raises StepFailed: if supervisord cannot read its configuration file; or if the field ``drift`` is ``fail``, and a
         group runs with other settings.
@@ -143,6 +146,16 @@ async def update_groups(host: SupervisorHost) -> Drift:
         return drift
     groups = (*drift.changed, *drift.removed)
     await host.check_claim()
+    if host.cfg.rolling:
+        host.log.info("Replacing the changed program groups one after another: %s", ", ".join(groups))
+        running = [process for process in await host.processes() if process.is_alive]
+        left = await _roll_groups(host.cfg, host.rpc, drift, running, host.check_claim)
+        if left:
+            raise StepFailed(
+                f"a program of the group {left[0]} did not start with its new configuration; these groups still run "
+                f"with the old configuration: {', '.join(left[1:]) or 'none'}. Read the log of the program"
+            )
+        return Drift(drift.other_file)
     host.log.info(
         "Stopping the program groups that run with another configuration than this task's: %s",
         ", ".join(groups),
@@ -187,7 +200,8 @@ async def apply_configuration(
 
     Groups that run with other settings are stopped, and replaced by groups with the settings in the task's
     configuration. In a replaced group, only the processes that were running before are started again. In a new group,
-    all processes are started.
+    all processes are started. With ``rolling``, one changed group after the other is replaced; if a program does not
+    start with its new settings, the remaining groups keep running with the old settings.
 
     :raises SupervisordUnavailable: if a group did not stop within the timeout, or supervisord does not respond.
     """
@@ -199,6 +213,61 @@ async def apply_configuration(
     if not (drift.added or drift.changed or drift.removed):
         return drift
     running = [process for process in map(Process.from_info, await client.processes()) if process.is_alive]
+    if config.rolling:
+        await _roll_groups(config, client, drift, running, _allow)
+    else:
+        await _replace_groups(config, client, drift, running)
+    return drift
+
+
+async def _roll_groups(
+    config: SupervisorAirflowConfiguration,
+    client: Supervisord,
+    drift: Drift,
+    running: Sequence[Process],
+    check_claim: Callable[[], Awaitable[object]],
+) -> tuple[str, ...]:
+    """Replace one changed group after the other. Each group must have started before the next group is stopped.
+
+    Return an empty tuple if all groups were replaced. Otherwise, return the group that did not start, and the changed
+    groups that were not replaced.
+    """
+    await _replace_groups(config, client, replace(drift, changed=()), running)
+    for index, group in enumerate(drift.changed):
+        await check_claim()
+        await _replace_groups(config, client, Drift(changed=(group,)), running)
+        restarted = {process.full_name for process in running if process.group == group}
+        if not await _have_started(client, restarted, start_seconds(config)):
+            return drift.changed[index:]
+    return ()
+
+
+async def _have_started(client: Supervisord, names: set[str], timeout: float) -> bool:
+    """Wait until the named processes have started or ended. Return whether none of them failed to start in time."""
+    give_up_at = asyncio.get_running_loop().time() + timeout + _START_GRACE_SECONDS
+    while True:
+        found = map(Process.from_info, await client.processes())
+        states = {process.state for process in found if process.full_name in names}
+        if not states & {ProcessState.STARTING, ProcessState.BACKOFF}:
+            return not states & {ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED}
+        if asyncio.get_running_loop().time() >= give_up_at:
+            return False
+        await asyncio.sleep(_REMOVE_POLL_SECONDS)
+
+
+async def _allow() -> None:
+    """Do nothing: the task that watches the programs holds no claim."""
+
+
+async def _replace_groups(
+    config: SupervisorAirflowConfiguration, client: Supervisord, drift: Drift, running: Sequence[Process]
+) -> None:
+    """Replace the changed groups at the same time, remove the removed groups, and add and start the added groups.
+
+    :param running: the processes that ran before the change. Of a changed group, only these are started again.
+    """
+    if not (drift.added or drift.changed or drift.removed):
+        return
     await _remove_groups(client, (*drift.changed, *drift.removed), step_timeout(config, "stop-programs"))
     # Add and start the groups in one request. Between two requests, the programs would look as if supervisord had never
     # started them.
@@ -213,7 +282,6 @@ async def apply_configuration(
             ),
         ]
     )
-    return drift
 
 
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:

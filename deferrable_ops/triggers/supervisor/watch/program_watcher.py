@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -29,6 +30,7 @@ from deferrable_ops.triggers.supervisor.host import Fault, StepFailed, Superviso
 from deferrable_ops.triggers.supervisor.watch.file_forwarding import FileForwarder
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
 from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
+from deferrable_ops.triggers.supervisor.watch.program_events import ProgramEvent, find_events
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.supervisord.client import Processes
 from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
@@ -124,6 +126,7 @@ class ProgramWatcher:
         self._restarts: dict[str, bool] = {}
         self._last: Evaluation | None = None
         self._last_reading: ProcessReading | None = None
+        self._events: list[ProgramEvent] = []
         self._is_calm = False
         self._unanswered = 0
         self._answered_at = time.monotonic()
@@ -155,6 +158,15 @@ class ProgramWatcher:
     def facts(self) -> Any:
         """A value that changes whenever the states of the processes change; None if these states are unknown."""
         return None if self._last_reading is None or self._unanswered else self._last_reading.facts
+
+    def add_events(self, events: Iterable[ProgramEvent]) -> None:
+        """Add events of programs, for which notices are sent after the next poll."""
+        self._events += events
+
+    def take_events(self) -> list[ProgramEvent]:
+        """Return the events of programs since the last call, for which notices are sent."""
+        found, self._events = self._events, []
+        return found
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
         """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
@@ -255,6 +267,8 @@ class ProgramWatcher:
     def _evaluate(self, reading: ProcessReading) -> Verdict:
         before, self._last = self._last, reading.evaluation(self._config, self._histories)
         self._log_changes(before, self._last)
+        if self._config.on_program_event:
+            self.add_events(find_events(self._config, self._histories, self._last))
         self._last_reading, self._histories = reading, self._last.histories
         # The state is calm if no process has recent restarts or pauses. In a calm state, the evaluation depends only on
         # the facts, and not on the time.
