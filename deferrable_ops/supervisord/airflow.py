@@ -29,7 +29,8 @@ from deferrable_ops.supervisord.configuration import SupervisorConfiguration
 from deferrable_ops.supervisord.control import ControlledDaemon
 from deferrable_ops.supervisord.daemon_sections import check_credentials
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
-from deferrable_ops.supervisord.policy import ProgramNotifier, ProgramPolicy, parse_notifiers
+from deferrable_ops.supervisord.notifiers import ProgramNotifier, parse_notifiers
+from deferrable_ops.supervisord.policy import ProgramPolicy
 from deferrable_ops.supervisord.section import Model
 from deferrable_ops.supervisord.values import (
     ExitCodes,
@@ -205,7 +206,7 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
         ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
     :param rolling: whether ``drift="apply"`` replaces the changed programs one after another. The next program is
-        stopped only after the previous program has started.
+        stopped only after all other programs have started and are ready.
     :param on_program_event: notifiers that the Triggerer calls when a program is in a crash loop, is paused, is given
         up, is restarted or is not ready: an AsyncCallback of Airflow, or a list of these.
     :param policy: what the task ``check-programs`` does when a program ends.
@@ -318,6 +319,18 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         folders = (self.supervisord.childlogdir, *(program.directory for program in programs))
         return [*(file.parent for file in files), *(folder for folder in folders if folder is not None)]
 
+    def _check_rolling(self) -> None:
+        if self.drift != "apply":
+            raise InputError("rolling=True needs drift='apply'; set drift='apply', or remove rolling")
+        # supervisord can only replace a whole group. A program with several processes is a group, too.
+        shared = [f"group[{name!r}]" for name, group in self.group.items() if len(group.programs) > 1]
+        shared += [f"program[{name!r}]" for name, program in self.programs.items() if program.numprocs > 1]
+        if shared:
+            raise InputError(
+                f"rolling=True cannot replace the processes of {shared[0]} one after another, because supervisord "
+                "replaces them together; give each process a program of its own outside of a group, or remove rolling"
+            )
+
     @property
     def _given_path(self) -> Path:
         folder, path = self.working_dir, self.config_path
@@ -343,8 +356,8 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
                 f"policies contains {unknown[0]!r}, which is not the name of a program in the fields program and "
                 "fcgiprogram; check the name"
             )
-        if self.rolling and self.drift != "apply":
-            raise InputError("rolling=True needs drift='apply'; set drift='apply', or remove rolling")
+        if self.rolling:
+            self._check_rolling()
         self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
         return self
 

@@ -17,6 +17,7 @@ from deferrable_ops.operators.supervisor.arguments import (
     override_remote,
     parse_configuration,
     parse_steps,
+    require_notifiers,
     split_task_arguments,
     teardown_retries,
     with_notifiers,
@@ -96,6 +97,13 @@ class Supervisor(Pipeline):
                 f"conf= has no effect, because steps[{CHECK!r}] replaces the task that triggers the DAG again; give "
                 "conf= to that task instead"
             )
+        for field in ("rolling", "on_program_event"):
+            if getattr(self.cfg, field) and CHECK in self._steps:
+                raise InputError(
+                    f"{field}= has no effect, because steps[{CHECK!r}] replaces the task that watches the programs; "
+                    f"remove one of the two"
+                )
+        require_notifiers(self.cfg, found.fileloc)
         self._conf = conf
         self._arguments, self._first_task_arguments = split_task_arguments(kwargs, self.cfg.pool)
         self.setup_dag()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -75,7 +75,6 @@ _OUTPUT: Final = re.compile(r"it wrote: ['\"]")
 _DAEMON_START_SECONDS: Final = 10.0
 
 _WAIT_FOR_STOP: Final = frozenset({"restart-programs", "start-programs", "stop-programs", "stop-supervisor"})
-_ROLL: Final = frozenset({"restart-programs", "start-programs", "start-supervisor"})
 _WAIT_FOR_START: Final = frozenset({"restart-programs", "start-programs"})
 
 
@@ -92,7 +91,7 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
     cfg.to_cfg()
     kind = next(kind for kind, of_kind in reversed(_KINDS.items()) if isinstance(cfg, of_kind))
     text = _shortest(kind, cfg)
-    if not any(_secrets_of(cfg)):
+    if not any(_secrets_of(cfg)) and not any(notifier.kwargs for notifier in cfg.on_program_event):
         return text
     ciphers = _ciphers()
     if ciphers:
@@ -226,8 +225,6 @@ def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
         seconds += stop_seconds(cfg)
     if step in _WAIT_FOR_START:
         seconds += start_seconds(cfg)
-    if cfg.rolling and step in _ROLL:
-        seconds += len(cfg.programs) * (stop_seconds(cfg) + start_seconds(cfg))
     if step in ("start-supervisor", "stop-supervisor"):
         # If supervisord is dead or does not answer, its processes may keep running. They get SIGTERM, later SIGKILL.
         seconds += 2 * stop_seconds(cfg)
@@ -299,18 +296,8 @@ def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
         yield from environment.values()
     for interface in cfg.rpcinterface.values():
         yield from map(str, interface.kwargs.values())
-    for notifier in cfg.on_program_event:
-        yield from _texts_in(notifier.kwargs)
     if isinstance(cfg, SupervisorSSHAirflowConfiguration):
         yield from cfg.ssh_operator_args.environment.values()
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts_in(one)
 
 
 def _decrypt(text: str) -> str:

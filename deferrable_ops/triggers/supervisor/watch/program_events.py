@@ -1,4 +1,4 @@
-"""Finds the events of programs for which the task that watches them sends notices."""
+"""Finds the events of programs for which a task sends notices."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from enum import StrEnum
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
 from deferrable_ops.supervisord.crash_loops import CrashHistory
 from deferrable_ops.supervisord.evaluation import Evaluation
-from deferrable_ops.supervisord.processes import Process
+from deferrable_ops.supervisord.processes import Process, ProcessState
 
 
 class ProgramEventKind(StrEnum):
     """What happened to a process.
 
     CRASH_LOOP: it was restarted too often. PAUSED: it is kept stopped for some time because of a crash loop. GIVEN_UP:
-    it was in a crash loop after the last allowed pause. RESTARTED: it was started again. NOT_READY: its check ``ready``
-    or ``healthy`` failed.
+    it is not started again, because it was in a crash loop after the last allowed pause, or because supervisord could
+    not start it. RESTARTED: it was started again. NOT_READY: its check ``ready`` or ``healthy`` failed, or it did not
+    start with its new configuration.
     """
 
     CRASH_LOOP = "crash_loop"
@@ -42,28 +43,58 @@ class ProgramEvent:
 
 
 def find_events(
-    config: SupervisorAirflowConfiguration, before: Mapping[str, CrashHistory], now: Evaluation
+    config: SupervisorAirflowConfiguration,
+    before: Mapping[str, CrashHistory],
+    states: Mapping[str, ProcessState],
+    now: Evaluation,
 ) -> list[ProgramEvent]:
     """Return the events between two evaluations.
 
-    :param before: the crash histories before the evaluation `now`. They are saved, so a restart of the Triggerer
-        neither hides nor repeats an event.
+    :param before: the crash histories before the evaluation `now`. They are saved, so a restart of the Triggerer hides
+        no event.
+    :param states: the states of the processes at the previous evaluation, by full name; empty for the first evaluation.
     """
-    events = []
-    for name, own in now.processes.items():
-        policy = config.policy_of(name)
-        for process in own:
-            old = before.get(process.full_name, CrashHistory())
-            new = now.histories[process.full_name]
-            kinds = []
-            if old.start and (new.start != old.start or 0 != new.pid != old.pid != 0):
-                kinds.append((ProgramEventKind.RESTARTED, process.error))
-            if new.pauses > old.pauses:
-                seconds = (new.paused_until or process.now) - process.now
-                kinds.append((ProgramEventKind.CRASH_LOOP, f"{policy.crash_restarts} restarts"))
-                kinds.append((ProgramEventKind.PAUSED, f"pause number {new.pauses}, {seconds} s"))
-            restarts = len(new.restarts) >= policy.crash_restarts > len(old.restarts)
-            if restarts and new.paused_until is None and new.pauses >= policy.crash_give_up:
-                kinds.append((ProgramEventKind.GIVEN_UP, f"after {new.pauses} pauses"))
-            events += [ProgramEvent(kind, name, process, reason) for kind, reason in kinds]
+    return [
+        ProgramEvent(kind, name, process, reason)
+        for name, own in now.processes.items()
+        for process in own
+        for kind, reason in _events_of(
+            config,
+            name,
+            process,
+            states.get(process.full_name),
+            before.get(process.full_name, CrashHistory()),
+            now.histories[process.full_name],
+        )
+    ]
+
+
+def _events_of(
+    config: SupervisorAirflowConfiguration,
+    program: str,
+    process: Process,
+    state: ProcessState | None,
+    old: CrashHistory,
+    new: CrashHistory,
+) -> list[tuple[ProgramEventKind, str]]:
+    events, policy = [], config.policy_of(program)
+    if process.state is ProcessState.FATAL:
+        if state is not ProcessState.FATAL:
+            events.append((ProgramEventKind.GIVEN_UP, process.end))
+    elif old.start and (new.start != old.start or 0 != new.pid != old.pid != 0):
+        events.append((ProgramEventKind.RESTARTED, _restart_reason(old)))
+    restarts = f"{policy.crash_restarts} restarts within {policy.crash_window.total_seconds():g} s"
+    if new.pauses > old.pauses and new.paused_until is not None:
+        events.append((ProgramEventKind.CRASH_LOOP, restarts))
+        seconds = new.paused_until - process.now
+        events.append((ProgramEventKind.PAUSED, f"stopped for {seconds} s (pause number {new.pauses})"))
+    if len(new.restarts) >= policy.crash_restarts > len(old.restarts) and new.paused_until is None:
+        events.append((ProgramEventKind.CRASH_LOOP, restarts))
+        events.append((ProgramEventKind.GIVEN_UP, f"{restarts}, after {new.pauses} pauses"))
     return events
+
+
+def _restart_reason(old: CrashHistory) -> str:
+    if old.is_restarting:
+        return "restarted by the task"
+    return "after a pause" if old.paused_until is not None else ""
