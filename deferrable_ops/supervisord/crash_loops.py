@@ -57,8 +57,8 @@ class CrashHistory:
         to continue a saved pause.
     :param resume_at: the end of the current pause on the monotonic clock of this Python process; None if the process is
         not paused, or the pause was loaded from the inbox. A change of the system time does not change a pause.
-    :param unhealthy_pid: process id of the process that the library restarts because its liveness check has failed; 0 if
-        there is none. Such a restart is a pause that ends as soon as the process has stopped.
+    :param unhealthy_pid: process id of the process that the library restarts because its liveness check has failed; 0
+        if there is none. Such a restart is a pause that ends as soon as the process has stopped.
     """
 
     start: int = 0

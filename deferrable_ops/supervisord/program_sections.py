@@ -236,8 +236,8 @@ class ProgramConfiguration(Section):
     def _check_checks(self) -> Self:
         if self.healthy is not None and "log" in self.healthy:
             raise InputError(
-                "healthy is a LogLine, but a line in a log does not show whether the program works now; give a TcpCheck "
-                "or an HttpCheck"
+                "healthy is a LogLine, but a line in a log does not show whether the program works now; give a "
+                "TcpCheck or an HttpCheck"
             )
         logs = [self.stdout_logfile, *([] if self.redirect_stderr else [self.stderr_logfile])]
         if (

@@ -1,5 +1,5 @@
-"""Runs the checks ``ready`` and ``healthy`` of programs. The triggerer itself connects to the checked address, also if the
-programs run on a remote machine.
+"""Runs the checks ``ready`` and ``healthy`` of programs. The triggerer itself connects to the checked address, also if
+the programs run on a remote machine.
 """
 
 from __future__ import annotations

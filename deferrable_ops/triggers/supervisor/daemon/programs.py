@@ -100,8 +100,8 @@ async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Pr
     """Start the programs that are not running, wait until each process has started or ended and each program is ready,
     and return the processes of all programs.
 
-    A program is started when the programs in its ``after`` are ready. A program that is not ready in time is stopped, so
-    that a retry of the step starts it again.
+    A program is started when the programs in its ``after`` are ready. A program that is not ready in time is stopped,
+    so that a retry of the step starts it again.
 
     :raises StepFailed: if a program could not be started, or was not ready in time; or if a program has ended, and the
         action of its policy for this end is FAIL or RETRY.
