@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import sys
@@ -32,11 +31,14 @@ SLEEPS = {"command": python("import signal; signal.pause()")}
 SERVER = """
 import http.server, os, signal, sys, time
 port, sick, stubborn = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "stubborn"
+requests = open(sick + ".requests", "a")
 if stubborn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        requests.write(".")
+        requests.flush()
         if os.path.exists(sick) and open(sick).read() == "hangs":
             time.sleep(60)
         self.send_response(500 if os.path.exists(sick) else 200)
@@ -62,6 +64,7 @@ class Web:
 
     def __init__(self, folder: Path, kind: str = "normal", **fields: Any) -> None:
         self.sick = folder / "sick"
+        self.requests = folder / "sick.requests"
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
@@ -72,8 +75,18 @@ class Web:
             "healthy": HttpCheck(f"http://127.0.0.1:{port}/health", timeout=0.5),
             "failure_threshold": 2,
             "stopwaitsecs": 1,
+            "ready_timeout": 2,
             **fields,
         }
+
+    async def is_checked(self, times: int = 5) -> None:
+        """Wait until it has been checked again a few times."""
+        before = self.requests.stat().st_size
+
+        async def more() -> bool:
+            return self.requests.stat().st_size >= before + times
+
+        await until(more)
 
 
 def watching(found: Daemon) -> SupervisorCheckTrigger:
@@ -115,9 +128,8 @@ async def test_sick_program_is_restarted_alone_until_it_is_healthy(
             after = await pids(found)
             assert after["other"] == before["other"]
             before = after
-            # The check must pass once, so that a failed check counts again.
-            await asyncio.sleep(1.0)
-        assert (await pids(found)) == before, "a healthy program is not restarted"
+            await web.is_checked()
+            assert (await pids(found)) == before, "a healthy program is not restarted"
         assert not run.task.done()
         text = caplog.text
         assert "/health answered with the status 500" in text
@@ -171,15 +183,18 @@ async def test_killed_triggerer_leaves_the_restart_to_the_next(
         run = runs.start(trigger, attempt)
         await until(lambda: is_in(ProcessState.RUNNING))
         assert (await pids(found))["web"] != before["web"]
-        await asyncio.sleep(0.5)
+        await until(lambda: is_in(ProcessState.RUNNING))
+        await web.is_checked()
         assert not run.task.done()
 
 
-async def test_starting_program_has_time_until_it_is_ready(runs: Runs) -> None:
-    slow = {"healthy": TcpCheck("127.0.0.1", 1), "failure_threshold": 1, "ready_timeout": 60}
-    async with daemon(program={"web": SLEEPS | slow}, **QUICK) as found:
+async def test_starting_program_has_time_until_it_is_ready(runs: Runs, tmp_path: Path) -> None:
+    web = Web(tmp_path, failure_threshold=1, ready_timeout=60)
+    web.sick.touch()
+    web.requests.touch()
+    async with daemon(program={"web": web.program}, **QUICK) as found:
         await start(found, "web")
         before = await pids(found)
         runs.start(watching(found))
-        await asyncio.sleep(1.5)
+        await web.is_checked()
         assert await pids(found) == before

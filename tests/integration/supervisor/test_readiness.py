@@ -51,6 +51,7 @@ async def test_program_starts_when_the_port_of_the_other_is_open(place: Place, t
             "db": {
                 "command": script(tmp_path, "db", listens + "signal.pause()"),
                 "ready": TcpCheck("127.0.0.1", port),
+                "startsecs": 0,
             },
             "last": {"command": SLEEP, "after": ["a-web"]},
         },
