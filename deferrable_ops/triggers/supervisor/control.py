@@ -67,7 +67,7 @@ class HostControl:
         """
 
         async def start(host: SupervisorHost) -> list[Process]:
-            before = StartSnapshot.of(await host.processes(), restart=restart)
+            before = await StartSnapshot.of(host, restart=restart)
             if restart:
                 await programs.stop_running(host, before)
             await update_groups(host)

@@ -112,8 +112,7 @@ class StepRunner:
         wait = self._attempt_wait
         saved = wait.progress or (await self._inbox.waits.get(wait.id)).progress
         if saved is None:
-            found = await self._host.processes()
-            before = StartSnapshot.of(found, restart=self._restart)
+            before = await StartSnapshot.of(self._host, restart=self._restart)
             await self._inbox.waits.save_progress(wait.id, before.as_json())
         else:
             before = StartSnapshot.from_json(saved)

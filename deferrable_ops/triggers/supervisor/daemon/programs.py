@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from deferrable_ops.exceptions import SupervisordRefused
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import ALIVE, Process, ProcessState, processes_by_program
 from deferrable_ops.triggers.supervisor.configuration import stop_seconds
+from deferrable_ops.triggers.supervisor.daemon.readiness import NotReady, StartOrder, log_positions
 from deferrable_ops.triggers.supervisor.host import (
     Fault,
     StepFailed,
@@ -42,24 +43,29 @@ class StartSnapshot:
     :param starts: the time of the newest start of each process, by the process's full name; 0 if the process was never
         started. The times are whole seconds since 1970 on supervisord's clock.
     :param restart: whether the step also restarts processes that are running.
+    :param logs: the ends of the logs in which the step looks for a LogLine, from :func:`log_positions`.
     """
 
     starts: Mapping[str, int]
     restart: bool
+    logs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, processes: Iterable[Process], *, restart: bool) -> Self:
-        """Return a snapshot of the start times of the given processes."""
-        return cls({process.full_name: process.start for process in processes}, restart)
+    async def of(cls, host: SupervisorHost, *, restart: bool) -> Self:
+        """Return a snapshot of the start times of all processes, and of the ends of their logs."""
+        processes = await host.processes()
+        starts = {process.full_name: process.start for process in processes}
+        return cls(starts, restart, await log_positions(host, processes))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the snapshot from the JSON object that :meth:`as_json` returned."""
-        return cls(dict(data["starts"]), bool(data["restart"]))
+        return cls(dict(data["starts"]), bool(data["restart"]), dict(data.get("logs", {})))
 
     def as_json(self) -> dict[str, Any]:
         """Return the snapshot as a JSON object."""
-        return {"starts": dict(self.starts), "restart": self.restart}
+        data = {"starts": dict(self.starts), "restart": self.restart}
+        return data | ({"logs": dict(self.logs)} if self.logs else {})
 
     def is_new(self, process: Process) -> bool:
         """Return whether the newest start of a process is later than its start in the snapshot."""
@@ -91,24 +97,42 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
 
 
 async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
-    """Start the programs that are not running, wait until each process has started or ended, and return the processes
-    of all programs.
+    """Start the programs that are not running, wait until each process has started or ended and each program is ready,
+    and return the processes of all programs.
 
-    :raises StepFailed: if a program could not be started; or if a program has ended, and the action of its policy for
-        this end is FAIL or RETRY.
+    A program is started when the programs in its ``after`` are ready. A program that is not ready in time is stopped,
+    so that a retry of the step starts it again.
+
+    :raises StepFailed: if a program could not be started, or was not ready in time; or if a program has ended, and the
+        action of its policy for this end is FAIL or RETRY.
     """
     requested: set[str] = set()
+    order = StartOrder(host, before)
     while True:
         found = await read_programs(host)
-        due = [process for process in found if process.state not in ALIVE and not before.is_new(process)]
+        try:
+            allowed = await order.update(found, requested)
+        except NotReady as failed:
+            await _stop_unready(host, failed.programs)
+            raise
+        due = [process for process in allowed if process.state not in ALIVE and not before.is_new(process)]
         due = [process for process in due if process.full_name not in requested]
         if due:
             requested.update(process.full_name for process in due)
             await _call(host, "supervisor.startProcess", due, Fault.ALREADY_STARTED)
-        elif not any(process.state in _CHANGING for process in found):
+        elif not order.is_waiting and not any(process.state in _CHANGING for process in found):
+            order.check_blocked(host.log)
             _check_started(host, found)
             return found
         await asyncio.sleep(host.timings.poll_interval)
+
+
+async def _stop_unready(host: SupervisorHost, programs: Collection[str]) -> None:
+    async def unready() -> list[Process]:
+        found = processes_by_program(host.cfg, await host.processes())
+        return [process for name in programs for process in found[name]]
+
+    await _stop_and_wait(host, unready)
 
 
 async def stop_programs(host: SupervisorHost) -> list[Process]:

@@ -18,6 +18,7 @@ from deferrable_ops.supervisord.evaluation import (
     Evaluation,
     evaluate,
     histories_for_retry,
+    histories_with_unhealthy,
     processes_to_restart,
 )
 from deferrable_ops.supervisord.policy import Action
@@ -122,6 +123,8 @@ class ProgramWatcher:
         self._is_retry = saved.is_retry
         # The processes that a retry asked supervisord to restart, by full name. True: supervisord accepted the restart.
         self._restarts: dict[str, bool] = {}
+        # The pids of the processes whose liveness check has failed, by full name.
+        self._unhealthy: dict[str, int] = {}
         self._last: Evaluation | None = None
         self._last_reading: ProcessReading | None = None
         self._is_calm = False
@@ -155,6 +158,18 @@ class ProgramWatcher:
     def facts(self) -> Any:
         """A value that changes whenever the states of the processes change; None if these states are unknown."""
         return None if self._last_reading is None or self._unanswered else self._last_reading.facts
+
+    def is_paused(self, process: Process) -> bool:
+        """Return whether a process is stopped for some time because of a crash loop, or is just being restarted."""
+        history = self._histories.get(process.full_name)
+        return history is not None and history.paused_until is not None
+
+    def restart_unhealthy(self, processes: tuple[Process, ...]) -> None:
+        """Restart processes whose liveness check has failed. The restart begins after the next poll. It is saved before
+        it begins, so another triggerer completes it if this triggerer is killed.
+        """
+        self._unhealthy.update((process.full_name, process.pid) for process in processes)
+        self._is_calm = False
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
         """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
@@ -253,6 +268,9 @@ class ProgramWatcher:
                 self._restarts[name] = True
 
     def _evaluate(self, reading: ProcessReading) -> Verdict:
+        if self._unhealthy:
+            self._histories = histories_with_unhealthy(reading.processes, self._histories, self._unhealthy)
+            self._unhealthy = {}
         before, self._last = self._last, reading.evaluation(self._config, self._histories)
         self._log_changes(before, self._last)
         self._last_reading, self._histories = reading, self._last.histories
@@ -274,8 +292,11 @@ class ProgramWatcher:
         for name, step in now.steps.items():
             if before is not None and before.steps.get(name) is step:
                 continue
-            if step is CrashLoopStep.PAUSE:
-                history = now.histories[name]
+            history = now.histories[name]
+            if history.unhealthy_pid:
+                what = "Stopping" if step is CrashLoopStep.PAUSE else "Starting"
+                self._log.info("%s %s, because it was not healthy", what, name)
+            elif step is CrashLoopStep.PAUSE:
                 self._log.warning(
                     "%s is in a crash loop; keeping the process stopped for %d s, then starting it (pause number %d)",
                     name,
