@@ -11,13 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from deferrable_ops.supervisord.policy import ProgramPolicy
 from deferrable_ops.supervisord.processes import Process, ProcessState
-from deferrable_ops.supervisord.program_sections import ProgramConfiguration
 
 
 class CrashLoopStep(StrEnum):
@@ -36,11 +34,11 @@ class CrashLoopStep(StrEnum):
 _ALIVE: Final = (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKOFF)
 
 
-# The default timeout of a check in seconds.
-_CHECK_SECONDS: Final = 10.0
-
 # The value of resume_at after the process was asked to start again.
 _ASKED: Final = float("-inf")
+
+# The value of paused_until while the library restarts a process.
+_RESTARTING: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,10 @@ class CrashHistory:
     :param pauses: number of pauses so far. The number is reset to 0 when the process has run for the length of
         ``crash_window`` without a restart.
     :param paused_until: time at which the current pause ends; None if the process is not paused. This time is only used
-        to continue a saved pause.
+        to continue a saved pause. If the time is 0, the library restarts the process: the pause ends as soon as the
+        process has stopped.
     :param resume_at: the end of the current pause on the monotonic clock of this Python process; None if the process is
         not paused, or the pause was loaded from the inbox. A change of the system time does not change a pause.
-    :param unhealthy_pid: process id of the process that the library restarts because its liveness check has failed; 0
-        if there is none. Such a restart is a pause that ends as soon as the process has stopped.
     """
 
     start: int = 0
@@ -67,13 +64,15 @@ class CrashHistory:
     pauses: int = 0
     paused_until: int | None = None
     resume_at: float | None = field(default=None, compare=False)
-    unhealthy_pid: int = 0
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the library restarts the process, see :func:`begin_restart`."""
+        return self.paused_until == _RESTARTING
 
     def to_json(self) -> dict[str, Any]:
         """Return the crash history as a JSON object."""
         saved = {name: getattr(self, name) for name in self.__slots__ if name != "resume_at"}
-        if not self.unhealthy_pid:
-            del saved["unhealthy_pid"]
         return saved | {"restarts": list(self.restarts)}
 
     @classmethod
@@ -83,28 +82,11 @@ class CrashHistory:
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
 
 
-def mark_unhealthy(history: CrashHistory, process: Process) -> CrashHistory:
-    """Return the crash history of a running process that must be restarted, because its liveness check has failed. The
-    restart counts as a restart of the process, so it may lead to a pause.
+def begin_restart(history: CrashHistory, process: Process) -> CrashHistory:
+    """Return the crash history with which the following calls of :func:`update_history` stop and start a running
+    process once. This restart does not count as a restart of a crash loop.
     """
-    return replace(history, restarts=(*history.restarts, process.now), unhealthy_pid=process.pid)
-
-
-def liveness_policy(
-    policy: ProgramPolicy, program: ProgramConfiguration, check_interval: timedelta
-) -> ProgramPolicy:
-    """Return the policy of a program with a ``crash_window`` in which its liveness check can cause ``crash_restarts``
-    restarts. Without a liveness check, return the policy unchanged.
-    """
-    if program.healthy is None:
-        return policy
-    (check,) = program.healthy.values()
-    one_check = check_interval + timedelta(seconds=check.get("timeout", _CHECK_SECONDS))
-    stop_and_start = timedelta(seconds=program.stopwaitsecs + program.startsecs) + 2 * check_interval
-    longest = program.ready_timeout + program.failure_threshold * one_check + stop_and_start
-    return policy.model_copy(
-        update={"crash_window": max(policy.crash_window, policy.crash_restarts * longest)}
-    )
+    return replace(history, start=process.start, pid=process.pid, paused_until=_RESTARTING, resume_at=None)
 
 
 def update_history(
@@ -119,14 +101,13 @@ def update_history(
     :param history: the crash history that the previous call for this process returned. For the first call, give
         ``CrashHistory()``.
     """
+    if history.is_restarting:
+        return _handle_restart(history, process)
     if history.paused_until is not None:
         return _handle_pause(history, history.paused_until, process, policy)
     history = _count_restart(history, process, policy)
     if len(history.restarts) < policy.crash_restarts:
-        if not history.unhealthy_pid:
-            return history, CrashLoopStep.NOTHING
-        restarted = replace(history, paused_until=process.now + 1, resume_at=time.monotonic())
-        return restarted, CrashLoopStep.PAUSE
+        return history, CrashLoopStep.NOTHING
     if history.pauses >= policy.crash_give_up:
         return history, CrashLoopStep.GIVE_UP
     delay = min(policy.crash_delay * 2 ** min(history.pauses, 32), policy.crash_longest_delay)
@@ -137,9 +118,19 @@ def update_history(
         pauses=history.pauses + 1,
         paused_until=process.now + seconds,
         resume_at=time.monotonic() + seconds,
-        unhealthy_pid=0,
     )
     return paused, CrashLoopStep.PAUSE
+
+
+def _handle_restart(history: CrashHistory, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
+    alive = process.state in _ALIVE
+    if process.pid == history.pid:
+        return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
+    if alive or process.start != history.start:
+        return replace(
+            history, start=process.start, pid=process.pid, paused_until=None
+        ), CrashLoopStep.NOTHING
+    return history, CrashLoopStep.RESUME
 
 
 def _handle_pause(
@@ -155,17 +146,9 @@ def _handle_pause(
         # If the process is alive, it has not been stopped yet, or a user has started it. Stop it in both cases.
         return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
     was_asked = history.resume_at == _ASKED
-    if not was_asked and history.unhealthy_pid and history.unhealthy_pid == process.pid:
-        # The unhealthy process has not stopped yet.
-        return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
     if alive or process.start >= until or (was_asked and process.start != history.start):
         return replace(
-            history,
-            start=process.start,
-            pid=process.pid,
-            paused_until=None,
-            resume_at=None,
-            unhealthy_pid=0,
+            history, start=process.start, pid=process.pid, paused_until=None, resume_at=None
         ), CrashLoopStep.NOTHING
     return replace(history, start=process.start, resume_at=_ASKED), CrashLoopStep.RESUME
 
@@ -181,13 +164,11 @@ def _count_restart(history: CrashHistory, process: Process, policy: ProgramPolic
         process.state is ProcessState.RUNNING
         and process.start == history.start
         and process.now - process.start >= window
-        and not history.unhealthy_pid
     ):
         return CrashHistory(process.start, process.pid or history.pid)
     restarts = tuple(time for time in history.restarts if process.now - time < window)
     if _was_restarted(history, process):
         restarts = (*restarts, process.start)
-        history = replace(history, unhealthy_pid=0)
     return replace(history, start=process.start, pid=process.pid or history.pid, restarts=restarts)
 
 

@@ -8,17 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.crash_loops import (
-    CrashHistory,
-    CrashLoopStep,
-    liveness_policy,
-    mark_unhealthy,
-    update_history,
-)
+from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep, update_history
 from deferrable_ops.supervisord.policy import Action, ProgramPolicy
 from deferrable_ops.supervisord.processes import (
     Process,
-    ProcessState,
     Verdict,
     interpret_end,
     overall_verdict,
@@ -54,10 +47,7 @@ def evaluate(
     :param processes: all processes of supervisord, including event listeners.
     :param histories: the crash histories that the previous call returned; an empty dict for the first call.
     """
-    policies = {
-        name: liveness_policy(config.policy_of(name), program, config.check_interval)
-        for name, program in config.programs.items()
-    }
+    policies = {name: config.policy_of(name) for name in config.programs}
     own = processes_by_program(config, processes)
     updated: dict[str, CrashHistory] = {}
     steps: dict[str, CrashLoopStep] = {}
@@ -131,23 +121,6 @@ def histories_for_retry(
             elif process.start != history.start:
                 renewed[process.full_name] = replace(history, start=0, pid=0)
     return renewed
-
-
-def histories_with_unhealthy(
-    processes: Iterable[Process], histories: Mapping[str, CrashHistory], unhealthy: Mapping[str, int]
-) -> dict[str, CrashHistory]:
-    """Return the crash histories with which the next evaluation restarts unhealthy processes.
-
-    :param unhealthy: the process ids of the processes whose liveness check has failed, by the process's full name. A
-        process that has another process id now is not restarted.
-    """
-    marked = dict(histories)
-    for process in processes:
-        history = histories.get(process.full_name, CrashHistory())
-        is_same = process.pid != 0 and process.pid == unhealthy.get(process.full_name)
-        if is_same and process.state is ProcessState.RUNNING and history.paused_until is None:
-            marked[process.full_name] = mark_unhealthy(history, process)
-    return marked
 
 
 def _given_up(

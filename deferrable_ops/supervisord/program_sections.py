@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from deferrable_ops.exceptions import InputError
 from deferrable_ops.plain_data import has_template
@@ -90,7 +90,9 @@ def _program_check(value: Any) -> Any:
 def _refuse_arguments(arguments: Mapping[str, Any]) -> None:
     unused = sorted({"on_pass", "on_fail"} & arguments.keys())
     if unused:
-        raise InputError(f"has a check with {unused[0]}, which has no effect on a program; remove {unused[0]}")
+        raise InputError(
+            f"has a check with {unused[0]}, which has no effect on a program; remove {unused[0]}"
+        )
     templates = sorted(name for name, value in arguments.items() if has_template(str(value)))
     if templates:
         raise InputError(
@@ -220,18 +222,6 @@ class ProgramConfiguration(Section):
             section.__dict__.update(command=f"{_RUN_WITH_FILE} {self.command}", environment=easy | own)
         yield from super(ProgramConfiguration, section)._lines(header)
 
-    @model_serializer(mode="wrap")
-    def _without_own_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # An older release, which does not know these fields, can read a configuration that does not use them.
-        written: dict[str, Any] = write(self)
-        model = type(self).model_fields
-        unused = {
-            name
-            for name in self._not_in_file
-            if getattr(self, name) == model[name].get_default(call_default_factory=True)
-        }
-        return {name: value for name, value in written.items() if name not in unused}
-
     @model_validator(mode="after")
     def _check_checks(self) -> Self:
         if self.healthy is not None and "log" in self.healthy:
@@ -325,7 +315,9 @@ def start_order(programs: Mapping[str, ProgramConfiguration]) -> list[str]:
                 "fields program and fcgiprogram; check the name"
             )
     try:
-        return [*TopologicalSorter({name: program.after for name, program in programs.items()}).static_order()]
+        return [
+            *TopologicalSorter({name: program.after for name, program in programs.items()}).static_order()
+        ]
     except CycleError as error:
         cycle = " -> ".join(error.args[1])
         raise InputError(

@@ -30,7 +30,7 @@ from deferrable_ops.triggers.supervisor.configuration import (
 from deferrable_ops.triggers.supervisor.host import SupervisorHost, open_host
 from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
-from deferrable_ops.triggers.supervisor.watch.liveness import liveness_checks
+from deferrable_ops.triggers.supervisor.watch.liveness import start_liveness_checks
 from deferrable_ops.triggers.supervisor.watch.process_xcoms import FAILURE, STATUS, ProcessXComs
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher, parse_processes
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState, load_saved_state
@@ -141,8 +141,12 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                     await granted
                     saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
                 watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
-                async with liveness_checks(host, watcher):
+                checks = start_liveness_checks(host, watcher)
+                try:
                     return await self._watch(evaluator, host, watcher)
+                finally:
+                    for check in checks:
+                        check.cancel()
 
     async def _watch(
         self, evaluator: CheckEvaluator, host: SupervisorHost, watcher: ProgramWatcher

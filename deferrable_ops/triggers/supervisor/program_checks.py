@@ -42,6 +42,12 @@ def validate_checks(cfg: SupervisorAirflowConfiguration) -> None:
                 raise InputError(f"{field} of the program {name!r}: {error}") from None
 
 
+def describe(given: Mapping[str, Any]) -> str:
+    """Return the name of the check that a field of a program describes, without secrets."""
+    (kind,) = given
+    return _CLASSES[kind].__name__ if kind in _CLASSES else f"LogLine({given[kind]['contains']!r})"
+
+
 async def failure_reason(check: ReadyCheck) -> str | None:
     """Run a check once. Return why it failed; None if it passed."""
     try:

@@ -43,7 +43,9 @@ def spawned(cfg: Any, program: str) -> int:
 
 async def test_program_starts_when_the_port_of_the_other_is_open(place: Place, tmp_path: Path) -> None:
     port = free_port()
-    listens = f"import socket, signal, time\ntime.sleep(0.7)\nfound = socket.create_server(('127.0.0.1', {port}))\n"
+    listens = (
+        f"import socket, signal, time\ntime.sleep(0.7)\nfound = socket.create_server(('127.0.0.1', {port}))\n"
+    )
     connects = f"import socket, signal\nsocket.create_connection(('127.0.0.1', {port}), 5)\n"
     cfg = place.cfg(
         program={
@@ -118,7 +120,9 @@ async def test_program_that_is_not_ready_in_time_fails_the_step_and_is_started_a
     await place.run_steps(cfg, *BEGIN[:2])
     for number in (1, 2):
         failed = await place.fail_step(cfg, "start-programs")
-        assert "db was not ready within 0.5 s: db:db has not written a line that contains 'never'" in failed.reason
+        assert failed.reason.startswith(
+            "db was not ready within 0.5 s. Its check ready=LogLine('never') failed: db:db has not written this line"
+        )
         assert failed.retryable
         assert [spawned(cfg, name) for name in ("db", "other", "web")] == [number, 1, 0]
         assert until(lambda: len(place.processes()) == 1), "only the program that is not ready is stopped"

@@ -5,63 +5,95 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Self
 
 from deferrable_ops.supervisord.log_lines import OVERLAP, LogLines, LogPosition, fingerprint_of
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import (
+    ALIVE,
     Process,
     ProcessState,
     interpret_end,
     processes_by_program,
 )
 from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
-from deferrable_ops.triggers.supervisor.program_checks import failure_reason, network_check
+from deferrable_ops.triggers.supervisor.program_checks import describe, failure_reason, network_check
 from deferrable_ops.triggers.supervisor.watch.log_tail import LogTail, regular_file
 from deferrable_ops.upstreams.machine.machine import Machine
 
-_CHANGING: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING})
+CHANGING: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING})
+"""The states of a process that supervisord is starting or stopping."""
 
 # A last check that begins shortly before the end of ready_timeout may still end.
 _SHORTEST_CHECK_SECONDS: Final = 1.0
 _READ_BYTES: Final = 1_048_576
 
 
-class Starts(Protocol):
-    """The part of ``StartSnapshot`` that this module needs."""
+@dataclass(frozen=True, slots=True)
+class StartSnapshot:
+    """The start times of all processes before a step starts programs.
 
-    @property
-    def logs(self) -> Mapping[str, Any]: ...
+    :param starts: the time of the newest start of each process, by the process's full name; 0 if the process was never
+        started. The times are whole seconds since 1970 on supervisord's clock.
+    :param restart: whether the step also restarts processes that are running.
+    :param logs: the ends of the logs in which the step looks for a LogLine, by the path of the log file; None if they
+        are not known yet.
+    """
+
+    starts: Mapping[str, int]
+    restart: bool
+    logs: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, processes: Iterable[Process], *, restart: bool) -> Self:
+        """Return a snapshot of the start times of the given processes."""
+        return cls({process.full_name: process.start for process in processes}, restart)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the snapshot from the JSON object that :meth:`as_json` returned."""
+        return cls(dict(data["starts"]), bool(data["restart"]), data.get("logs"))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the snapshot as a JSON object."""
+        data = {"starts": dict(self.starts), "restart": self.restart}
+        return data if self.logs is None else data | {"logs": dict(self.logs)}
 
     def is_new(self, process: Process) -> bool:
-        """Return whether the step has started the process."""
-        ...
+        """Return whether the newest start of a process is later than its start in the snapshot."""
+        return process.start > self.starts.get(process.full_name, 0)
+
+    async def with_logs(self, host: SupervisorHost) -> Self:
+        """Return the snapshot with the ends of the logs in which the step looks for a LogLine.
+
+        A step must save this snapshot before it starts the first program. If no program has a LogLine, the snapshot is
+        returned unchanged.
+        """
+        programs = {name for name, program in host.cfg.programs.items() if "log" in (program.ready or {})}
+        if self.logs is not None or not programs:
+            return self
+        logs = {}
+        for name, own in processes_by_program(host.cfg, await host.processes()).items():
+            for process in own if name in programs else ():
+                # The log of a process that this step has started may already contain the line.
+                for path in () if self.is_new(process) else _logs_of(process):
+                    position = await _end_of(host.machine, Path(path))
+                    if position is not None:
+                        logs[path] = position.to_json()
+        return replace(self, logs=logs)
 
 
 class NotReady(StepFailed):
     """Programs were not ready in time.
 
-    :param programs: the names of these programs.
+    :param reasons: for each of these programs, why it is not ready, by the name of the program.
     """
 
-    def __init__(self, message: str, programs: Collection[str], *, retryable: bool) -> None:
+    def __init__(self, message: str, reasons: Mapping[str, str], *, retryable: bool) -> None:
         super().__init__(message, retryable=retryable)
-        self.programs = programs
-
-
-async def log_positions(host: SupervisorHost, processes: Iterable[Process]) -> dict[str, Any]:
-    """Return the ends of the logs in which the step will look for a LogLine, by the path of the log file. A step must
-    save them before it starts the first program.
-    """
-    positions = {}
-    for name, own in processes_by_program(host.cfg, processes).items():
-        if "log" in (host.cfg.programs[name].ready or {}):
-            for path in (path for process in own for path in _logs_of(process)):
-                position = await _end_of(host.machine, Path(path))
-                if position is not None:
-                    positions[path] = position.to_json()
-    return positions
+        self.reasons = reasons
 
 
 class StartOrder:
@@ -69,62 +101,67 @@ class StartOrder:
 
     :param host: the host of the supervisord.
     :param before: the start times of the processes and the ends of their logs, before the step started programs.
+    :param only: the names of the programs to start. A program does not wait for programs that are not among them.
     """
 
-    def __init__(self, host: SupervisorHost, before: Starts) -> None:
+    def __init__(self, host: SupervisorHost, before: StartSnapshot, only: Collection[str]) -> None:
         self._host = host
         self._before = before
+        self._programs = {name: program for name, program in host.cfg.programs.items() if name in only}
+        self._after = {
+            name: [other for other in program.after if other in only]
+            for name, program in self._programs.items()
+        }
+        # The full names of the processes that the step has asked supervisord to start.
+        self._requested: set[str] = set()
         self._ready: set[str] = set()
-        self._over: dict[str, Process] = {}
+        # The programs that have ended before they were ready, each with the process that has ended.
+        self._ended: dict[str, Process] = {}
         self._deadlines: dict[str, float] = {}
-        self._reasons: dict[str, str] = {}
         self._logs: dict[str, LogTail[str]] = {}
-        self._requested: Collection[str] = ()
-        self._is_used = any(program.ready or program.after for program in host.cfg.programs.values())
 
-    async def update(self, found: Sequence[Process], requested: Collection[str]) -> list[Process]:
-        """Run the checks of the programs that have started, and return the processes that may run now. These are the
-        processes of all programs whose ``after`` are ready.
+    async def next(self, found: Sequence[Process]) -> list[Process]:
+        """Run the checks of the programs that have started, and return the processes that the step must start now.
 
         :param found: the processes of all programs.
-        :param requested: the full names of the processes that the step has asked supervisord to start.
-        :raises NotReady: if a program is not ready within its ``ready_timeout``.
+        :raises NotReady: if a program was not ready within its ``ready_timeout``.
         """
-        if not self._is_used:
-            return [*found]
-        self._requested = requested
-        by_program = processes_by_program(self._host.cfg, found)
-        starting = [name for name, own in by_program.items() if self._is_started(name, own)]
-        reasons = await asyncio.gather(*(self._problem(name, by_program[name]) for name in starting))
-        late = []
-        for name, reason in zip(starting, reasons, strict=True):
+        own = processes_by_program(self._host.cfg, found)
+        started = [name for name in self._programs if self._has_started(name, own[name])]
+        reasons = await asyncio.gather(*(self._missing(name, own[name]) for name in started))
+        late: dict[str, str] = {}
+        for name, reason in zip(started, reasons, strict=True):
             if reason is None:
                 self._set_ready(name)
-            else:
-                self._reasons[name] = reason
-                if time.monotonic() >= self._deadlines[name]:
-                    late.append(name)
+            elif (ended := self._ended_process(name, own[name])) is not None:
+                self._ended[name] = ended
+            elif time.monotonic() >= self._deadlines[name]:
+                late[name] = reason
         if late:
             raise self._not_ready(late)
         allowed = {
             process.full_name
-            for name, own in by_program.items()
-            if self._ready.issuperset(self._host.cfg.programs[name].after)
-            for process in own
+            for name in self._programs
+            if self._ready.issuperset(self._after[name])
+            for process in own[name]
         }
-        return [process for process in found if process.full_name in allowed]
+        due = [
+            process
+            for process in found
+            if process.full_name in allowed and process.state not in ALIVE and not self._was_started(process)
+        ]
+        self._requested.update(process.full_name for process in due)
+        return due
 
     @property
     def is_waiting(self) -> bool:
         """Whether a program may still become ready, or may still be started."""
-        done = self._ready | self._over.keys()
-        # A program behind a program that has ended is never started.
-        return self._is_used and any(
-            name not in done and not any(self._blocks(ended, name) for ended in self._over)
-            for name in self._host.cfg.programs
+        return any(
+            name not in self._ready and name not in self._ended and not self._blocking(name)
+            for name in self._programs
         )
 
-    def check_blocked(self, log: Any) -> None:
+    def check_blocked(self) -> None:
         """Report the programs that were not started, because a program in their ``after`` ended before it was ready.
 
         If the policy requires a retrigger for this end, only log a warning: the task that watches the programs
@@ -132,65 +169,74 @@ class StartOrder:
 
         :raises StepFailed: if the policy requires no retrigger for this end.
         """
-        cfg = self._host.cfg
-        for name, process in self._over.items():
-            blocked = [other for other in cfg.programs if self._blocks(name, other)]
+        for name, process in self._ended.items():
+            blocked = [other for other in self._programs if name in self._blocking(other)]
             if not blocked:
                 continue
-            action = interpret_end(process, cfg.programs[name], cfg.policy_of(name))
+            action = self._action(name, process)
             reason = f"{', '.join(blocked)} not started, because {process.full_name} {process.end} before it was ready"
             if action is not Action.RETRIGGER:
                 raise StepFailed(f"{reason}; read its log", retryable=action is not Action.FAIL)
-            log.warning("%s", reason)
+            self._host.log.warning("%s", reason)
 
-    def _is_started(self, name: str, own: Sequence[Process]) -> bool:
-        """Return whether the program has started, and may become ready. Note the programs that have ended."""
-        if name in self._ready or any(process.state in _CHANGING for process in own):
+    def _has_started(self, name: str, own: Sequence[Process]) -> bool:
+        """Return whether a program has started, and it is not known yet whether it is ready."""
+        if name in self._ready or name in self._ended or any(process.state in CHANGING for process in own):
             return False
-        if not all(process.is_alive or self._is_started_here(process) for process in own):
+        if not all(process.is_alive or self._was_started(process) for process in own):
             return False
-        program, policy = self._host.cfg.programs[name], self._host.cfg.policy_of(name)
-        for process in own:
-            action = interpret_end(process, program, policy)
-            if action is not None and (program.ready or action is not Action.SUCCESS):
-                self._over[name] = process
-                return False
-        self._deadlines.setdefault(name, time.monotonic() + program.ready_timeout.total_seconds())
+        seconds = self._programs[name].ready_timeout.total_seconds()
+        self._deadlines.setdefault(name, time.monotonic() + seconds)
         return True
 
-    def _is_started_here(self, process: Process) -> bool:
+    def _was_started(self, process: Process) -> bool:
         # Start times are whole seconds, so a process that was restarted within a second does not look new.
         return self._before.is_new(process) or process.full_name in self._requested
 
-    def _blocks(self, ended: str, name: str) -> bool:
-        """Return whether a program is not started because `ended` was never ready."""
-        if name in self._ready:
-            return False
-        after = self._host.cfg.programs[name].after
-        return ended in after or any(self._blocks(ended, other) for other in after)
+    def _action(self, name: str, process: Process) -> Action | None:
+        return interpret_end(process, self._programs[name], self._host.cfg.policy_of(name))
 
-    async def _problem(self, name: str, own: Sequence[Process]) -> str | None:
-        """Return why a program that has started is not ready yet; None if it is ready."""
-        given = self._host.cfg.programs[name].ready
-        if given is None:
-            return None
+    def _ended_process(self, name: str, own: Sequence[Process]) -> Process | None:
+        return next((process for process in own if self._action(name, process) is not None), None)
+
+    def _blocking(self, name: str) -> set[str]:
+        """Return the programs because of which a program is never started: they ended before they were ready."""
+        if name in self._ready:
+            return set()
+        after = self._after[name]
+        return (self._ended.keys() & after).union(*(self._blocking(other) for other in after))
+
+    async def _missing(self, name: str, own: Sequence[Process]) -> str | None:
+        """Return why a program that has started is not ready; None if it is ready."""
+        ready = self._programs[name].ready
         for process in own:
-            if not process.is_alive:
+            if not self._may_be_ready(name, process):
                 return f"{process.full_name} {process.end}"
-        if (check := network_check(given)) is None:
-            return await self._missing_line(name, own, given["log"]["contains"])
+        if ready is None:
+            return None
+        if (check := network_check(ready)) is None:
+            return await self._missing_line(name, own, ready["log"]["contains"])
         left = max(_SHORTEST_CHECK_SECONDS, self._deadlines[name] - time.monotonic())
         try:
             async with asyncio.timeout(left):
                 return await failure_reason(check)
         except TimeoutError:
-            return f"its check did not end within {left:.1f} s"
+            return f"the check did not end within {left:.1f} s"
+
+    def _may_be_ready(self, name: str, process: Process) -> bool:
+        if process.is_alive:
+            return True
+        ready, action = self._programs[name].ready, self._action(name, process)
+        if ready is None:
+            return action in (None, Action.SUCCESS)
+        # The program may have written the line before it ended.
+        return "log" in ready and action is Action.SUCCESS
 
     async def _missing_line(self, name: str, own: Sequence[Process], text: str) -> str | None:
         for process in own:
             # The line of a process that ran before this step may be in a log file that was deleted.
-            if self._is_started_here(process) and not await self._has_written(name, process, text):
-                return f"{process.full_name} has not written a line that contains {text!r}"
+            if self._was_started(process) and not await self._has_written(name, process, text):
+                return f"{process.full_name} has not written this line"
         return None
 
     async def _has_written(self, name: str, process: Process, text: str) -> bool:
@@ -208,26 +254,27 @@ class StartOrder:
 
     def _log(self, name: str, path: str) -> LogTail[str]:
         if path not in self._logs:
-            program = self._host.cfg.programs[name]
+            program = self._programs[name]
             backups = max(program.stdout_logfile_backups, program.stderr_logfile_backups)
-            position = LogPosition.from_json(self._before.logs.get(path))
+            position = LogPosition.from_json((self._before.logs or {}).get(path))
             self._logs[path] = LogTail(name, Path(path), backups, LogLines, position, 0.0, False)
         return self._logs[path]
 
     def _set_ready(self, name: str) -> None:
         self._ready.add(name)
-        if self._host.cfg.programs[name].ready:
+        if self._programs[name].ready:
             self._host.log.info("%s is ready", name)
 
-    def _not_ready(self, late: list[str]) -> NotReady:
-        cfg = self._host.cfg
-        reasons = [
-            f"{name} was not ready within {cfg.programs[name].ready_timeout.total_seconds():g} s: {self._reasons[name]}"
-            for name in late
-        ]
-        retryable = all(cfg.policy_of(name).otherwise is not Action.FAIL for name in late)
-        message = f"{'; '.join(reasons)}. Read the log of the program, or raise ready_timeout"
-        return NotReady(message, late, retryable=retryable)
+    def _not_ready(self, late: Mapping[str, str]) -> NotReady:
+        message = "; ".join(
+            f"{name} was not ready within {self._programs[name].ready_timeout.total_seconds():g} s. Its check "
+            f"ready={describe(self._programs[name].ready)} failed: {reason}"
+            for name, reason in late.items()
+        )
+        retryable = all(self._host.cfg.policy_of(name).otherwise is not Action.FAIL for name in late)
+        return NotReady(
+            f"{message}. Read the program's log, or raise ready_timeout", late, retryable=retryable
+        )
 
 
 def _logs_of(process: Process) -> list[str]:

@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from deferrable_ops.checks import ReadyCheck
 from deferrable_ops.supervisord.processes import Process, ProcessState
 from deferrable_ops.supervisord.program_sections import ProgramConfiguration
 from deferrable_ops.triggers.supervisor.host import SupervisorHost
-from deferrable_ops.triggers.supervisor.program_checks import failure_reason, network_check
+from deferrable_ops.triggers.supervisor.program_checks import describe, failure_reason, network_check
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher
 
 
-@asynccontextmanager
-async def liveness_checks(host: SupervisorHost, watcher: ProgramWatcher) -> AsyncIterator[None]:
-    """Run the liveness checks of all programs until the ``async with`` block ends.
+def start_liveness_checks(host: SupervisorHost, watcher: ProgramWatcher) -> list[asyncio.Task[None]]:
+    """Start the liveness checks of all programs, and return the running asyncio tasks, which the caller must cancel.
 
     The checks run beside the polls of supervisord, so a check that hangs delays no poll.
     """
-    interval = host.cfg.check_interval.total_seconds()
     checks = [
-        LivenessCheck(name, program, check, interval, host, watcher)
+        LivenessCheck(name, program, check, host, watcher)
         for name, program in host.cfg.programs.items()
         if (check := network_check(program.healthy)) is not None
     ]
-    running = [asyncio.create_task(check.run()) for check in checks]
-    try:
-        yield
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+    return [asyncio.create_task(check.run()) for check in checks]
 
 
 class LivenessCheck:
     """The liveness check of one program.
 
     :param name: the name of the program.
-    :param interval: the time between two checks, in seconds.
     :param watcher: the watcher that restarts the program.
     """
 
@@ -49,14 +38,13 @@ class LivenessCheck:
         name: str,
         program: ProgramConfiguration,
         check: ReadyCheck,
-        interval: float,
         host: SupervisorHost,
         watcher: ProgramWatcher,
     ) -> None:
         self._name = name
         self._program = program
         self._check = check
-        self._interval = interval
+        self._interval = host.cfg.check_interval.total_seconds()
         self._log = host.log
         self._watcher = watcher
         self._pids: tuple[int, ...] = ()
@@ -65,13 +53,16 @@ class LivenessCheck:
         self._counts_from = 0.0
 
     async def run(self) -> None:
-        """Run the check again and again, until the task is cancelled."""
+        """Run the check again and again, until the asyncio task is cancelled."""
         while True:
             await asyncio.sleep(self._interval)
             running = self._running()
-            if running:
-                self._note_restart(running)
-                self._note_result(await failure_reason(self._check), running)
+            if not running:
+                continue
+            self._note_restart(running)
+            reason = await failure_reason(self._check)
+            if _pids(self._running()) == self._pids:
+                self._note_result(reason, running)
 
     def _running(self) -> tuple[Process, ...]:
         """Return the processes of the program; an empty tuple if not all of them are running."""
@@ -82,11 +73,10 @@ class LivenessCheck:
         return own if is_running else ()
 
     def _note_restart(self, running: tuple[Process, ...]) -> None:
-        pids = tuple(process.pid for process in running)
-        if pids != self._pids:
+        if _pids(running) != self._pids:
             age = min(process.now - process.start for process in running)
             left = self._program.ready_timeout.total_seconds() - max(0, age)
-            self._pids, self._failures = pids, 0
+            self._pids, self._failures = _pids(running), 0
             self._counts_from = time.monotonic() + max(0.0, left)
 
     def _note_result(self, reason: str | None, running: tuple[Process, ...]) -> None:
@@ -98,14 +88,20 @@ class LivenessCheck:
         if time.monotonic() < self._counts_from:
             return
         self._failures += 1
+        threshold = self._program.failure_threshold
         self._log.warning(
-            "%s is not healthy (failed check %d of %d): %s",
-            self._name,
-            self._failures,
-            self._program.failure_threshold,
-            reason,
+            "%s is not healthy (failed check %d of %d): %s", self._name, self._failures, threshold, reason
         )
-        if self._failures >= self._program.failure_threshold:
+        if self._failures >= threshold:
             self._failures = 0
-            self._log.warning("Restarting %s, because its check healthy= has failed: %s", self._name, reason)
-            self._watcher.restart_unhealthy(running)
+            self._log.warning(
+                "Restarting %s, because its check healthy=%s failed %d times in a row",
+                self._name,
+                describe(self._program.healthy),
+                threshold,
+            )
+            self._watcher.restart(running)
+
+
+def _pids(processes: tuple[Process, ...]) -> tuple[int, ...]:
+    return tuple(process.pid for process in processes)

@@ -13,12 +13,11 @@ from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, Su
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep
+from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep, begin_restart
 from deferrable_ops.supervisord.evaluation import (
     Evaluation,
     evaluate,
     histories_for_retry,
-    histories_with_unhealthy,
     processes_to_restart,
 )
 from deferrable_ops.supervisord.policy import Action
@@ -123,8 +122,6 @@ class ProgramWatcher:
         self._is_retry = saved.is_retry
         # The processes that a retry asked supervisord to restart, by full name. True: supervisord accepted the restart.
         self._restarts: dict[str, bool] = {}
-        # The pids of the processes whose liveness check has failed, by full name.
-        self._unhealthy: dict[str, int] = {}
         self._last: Evaluation | None = None
         self._last_reading: ProcessReading | None = None
         self._is_calm = False
@@ -164,11 +161,14 @@ class ProgramWatcher:
         history = self._histories.get(process.full_name)
         return history is not None and history.paused_until is not None
 
-    def restart_unhealthy(self, processes: tuple[Process, ...]) -> None:
-        """Restart processes whose liveness check has failed. The restart begins after the next poll. It is saved before
-        it begins, so another triggerer completes it if this triggerer is killed.
+    def restart(self, processes: tuple[Process, ...]) -> None:
+        """Restart running processes. The restart begins after the next poll. The caller saves :attr:`state` before the
+        restart begins, so another triggerer completes the restart if this triggerer is killed.
         """
-        self._unhealthy.update((process.full_name, process.pid) for process in processes)
+        self._histories = dict(self._histories)
+        for process in processes:
+            name = process.full_name
+            self._histories[name] = begin_restart(self._histories.get(name, CrashHistory()), process)
         self._is_calm = False
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
@@ -268,9 +268,6 @@ class ProgramWatcher:
                 self._restarts[name] = True
 
     def _evaluate(self, reading: ProcessReading) -> Verdict:
-        if self._unhealthy:
-            self._histories = histories_with_unhealthy(reading.processes, self._histories, self._unhealthy)
-            self._unhealthy = {}
         before, self._last = self._last, reading.evaluation(self._config, self._histories)
         self._log_changes(before, self._last)
         self._last_reading, self._histories = reading, self._last.histories
@@ -293,7 +290,7 @@ class ProgramWatcher:
             if before is not None and before.steps.get(name) is step:
                 continue
             history = now.histories[name]
-            if history.unhealthy_pid:
+            if history.is_restarting:
                 what = "Stopping" if step is CrashLoopStep.PAUSE else "Starting"
                 self._log.info("%s %s, because it was not healthy", what, name)
             elif step is CrashLoopStep.PAUSE:
