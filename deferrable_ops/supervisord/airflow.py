@@ -49,6 +49,9 @@ _Length = Annotated[timedelta, Field(gt=timedelta(0))]
 _Pause = Annotated[timedelta, Field(ge=timedelta(0))]
 _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
 
+# A connection to one of these addresses leads to the own machine.
+_UNSPECIFIED: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
+
 
 def _fields_of(value: Any) -> Any:
     """If the value is a model of another library with the same field names, return a dict with the fields that the user
@@ -397,10 +400,11 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
     def _check_hosts_of_checks(self) -> Self:
         for name, program in self.programs.items():
             for field in ("ready", "healthy"):
-                if is_loopback(_host_of_check(getattr(program, field) or {})):
+                host = _host_of_check(getattr(program, field) or {})
+                if is_loopback(host) or host in _UNSPECIFIED:
                     raise InputError(
-                        f"{field} of the program {name!r} is a check of localhost, but the Triggerer runs this check, "
-                        "and not the remote machine; give the name of the remote machine, or use a LogLine"
+                        f"{field} of the program {name!r} is a check of {host}, but the Triggerer runs this check, "
+                        "and not the remote machine; give the name of the remote machine, or use a LogLine for ready"
                     )
         return self
 

@@ -186,7 +186,7 @@ class ProgramConfiguration(Section):
     serverurl: Annotated[str, Field(pattern="^(AUTO|(https?|unix)://.+)$")] | None = None
     ready: ProgramCheck = Field(default=None, repr=False)
     ready_timeout: _Length = timedelta(minutes=1)
-    after: list[Name] = Field(default_factory=list)
+    after: tuple[Name, ...] = ()
     healthy: ProgramCheck = Field(default=None, repr=False)
     failure_threshold: int = Field(default=3, ge=1)
 

@@ -17,11 +17,13 @@ from unit.triggers.support import Runs, eventually, new_attempt
 
 from deferrable_ops.checks import HttpCheck, TcpCheck
 from deferrable_ops.high_availability.check_evaluator import CheckRules
+from deferrable_ops.supervisord import SupervisorAirflowConfiguration, SupervisorSSHAirflowConfiguration
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.testing import memory_inbox
 from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.check_trigger import SupervisorCheckTrigger
 from deferrable_ops.triggers.supervisor.configuration import serialize_configuration
+from real_sshd import RealSshd
 
 pytest.importorskip("supervisor.supervisord")
 
@@ -43,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(500 if os.path.exists(sick) else 200)
         self.end_headers()
 
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+http.server.ThreadingHTTPServer(("", port), Handler).serve_forever()
 """
 
 
@@ -61,7 +63,7 @@ async def runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 class Web:
     """A program with an HTTP server that can become sick, and its configuration."""
 
-    def __init__(self, folder: Path, kind: str = "normal", **fields: Any) -> None:
+    def __init__(self, folder: Path, kind: str = "normal", host: str = "127.0.0.1", **fields: Any) -> None:
         self.sick = folder / "sick"
         self.requests = folder / "sick.requests"
         with socket.socket() as found:
@@ -71,7 +73,7 @@ class Web:
         server.write_text(SERVER)
         self.program = {
             "command": f"{sys.executable} {server} {port} {self.sick} {kind}",
-            "healthy": HttpCheck(f"http://127.0.0.1:{port}/health", timeout=0.5),
+            "healthy": HttpCheck(f"http://{host}:{port}/health", timeout=0.5),
             "failure_threshold": 2,
             "stopwaitsecs": 1,
             "ready_timeout": 2,
@@ -88,10 +90,10 @@ class Web:
         await until(more)
 
 
-def watching(found: Daemon) -> SupervisorCheckTrigger:
+def watching(found: Daemon, config: SupervisorAirflowConfiguration | None = None) -> SupervisorCheckTrigger:
     run = facts(start_date=datetime.now(UTC))
     return SupervisorCheckTrigger(
-        configuration=serialize_configuration(found.config),
+        configuration=serialize_configuration(config or found.config),
         rules=CheckRules().as_json(),
         run_facts=run.as_json(),
     )
@@ -99,6 +101,10 @@ def watching(found: Daemon) -> SupervisorCheckTrigger:
 
 async def pids(found: Daemon) -> dict[str, int]:
     return {one["name"]: one["pid"] for one in await found.client.processes()}
+
+
+async def exists(path: Path) -> bool:
+    return path.exists()
 
 
 async def start(found: Daemon, *programs: str) -> None:
@@ -191,3 +197,24 @@ async def test_starting_program_has_time_until_it_is_ready(runs: Runs, tmp_path:
         runs.start(watching(found))
         await web.is_checked()
         assert await pids(found) == before
+
+
+async def test_sick_program_is_restarted_over_ssh(
+    runs: Runs, sshd_server: RealSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
+    web = Web(tmp_path, host=socket.gethostname())
+    async with daemon(program={"web": web.program}, **QUICK) as found:
+        await start(found, "web")
+        before = await pids(found)
+        fields = found.config.with_secrets() | {"ssh_conn_id": "web"}
+        runs.start(watching(found, SupervisorSSHAirflowConfiguration(**fields)))
+        await until(lambda: exists(web.requests))
+        await web.is_checked()
+        assert await pids(found) == before
+        web.sick.write_text("fails")
+
+        async def is_restarted() -> bool:
+            return (await pids(found))["web"] not in (0, before["web"])
+
+        await until(is_restarted)

@@ -108,6 +108,16 @@ async def test_rotated_log_is_searched(place: Place, tmp_path: Path) -> None:
     assert spawned(cfg, "web") == 2
 
 
+async def test_program_that_writes_its_line_and_ends_with_success_is_ready(place: Place) -> None:
+    program = {
+        "migrate": {"command": f"{sys.executable} -c 'print(\"migrated\")'", "ready": LogLine("migrated")},
+        "web": {"command": SLEEP, "after": ["migrate"]},
+    }
+    result = await place.run_steps(place.cfg(program=program), *BEGIN)
+    states = {name: one["state"] for name, one in result["programs"].items()}
+    assert states == {"migrate:migrate": "EXITED", "web:web": "RUNNING"}
+
+
 async def test_program_that_is_not_ready_in_time_fails_the_step_and_is_started_again_by_a_retry(
     place: Place,
 ) -> None:
@@ -184,17 +194,35 @@ async def test_program_that_ends_before_it_is_ready_leaves_the_others_to_its_pol
     assert spawned(cfg, "web") == spawned(cfg, "last") == 0
 
 
-async def test_line_is_found_over_ssh(
-    place: Place, sshd_server: RealSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def ssh(sshd_server: RealSshd, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The fields of a configuration with which the steps run over SSH."""
     monkeypatch.setenv("AIRFLOW_CONN_WEB", sshd_server.connection())
-    cfg = SupervisorSSHAirflowConfiguration(
-        working_dir=place.folder / "s",
-        program=marks(tmp_path),
-        startsecs=0,
-        ssh_conn_id="web",
-        command_prefix=f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
-    )
+    prefix = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    return {"startsecs": 0, "ssh_conn_id": "web", "command_prefix": prefix}
+
+
+async def test_line_is_found_over_ssh(place: Place, ssh: dict[str, Any], tmp_path: Path) -> None:
+    cfg = SupervisorSSHAirflowConfiguration(working_dir=place.folder / "s", program=marks(tmp_path), **ssh)
     await place.run_steps(cfg, *BEGIN)
     await place.run_steps(cfg, "restart-programs")
     assert [spawned(cfg, name) for name in ("cache", "web")] == [2, 2]
+
+
+async def test_port_is_checked_over_ssh_by_the_name_of_the_remote_machine(
+    place: Place, ssh: dict[str, Any], tmp_path: Path
+) -> None:
+    port = free_port()
+    listens = f"import socket, signal, time\ntime.sleep(0.7)\nfound = socket.create_server(('', {port}))\n"
+    connects = f"import socket, signal\nsocket.create_connection(('127.0.0.1', {port}), 5)\n"
+    program = {
+        "db": {
+            "command": script(tmp_path, "db", listens + "signal.pause()"),
+            "ready": TcpCheck(socket.gethostname(), port),
+        },
+        "web": {"command": script(tmp_path, "web", connects + "signal.pause()"), "after": ["db"]},
+    }
+    cfg = SupervisorSSHAirflowConfiguration(working_dir=place.folder / "s", program=program, **ssh)
+    result = await place.run_steps(cfg, *BEGIN)
+    assert {one["state"] for one in result["programs"].values()} == {"RUNNING"}
+    assert [spawned(cfg, name) for name in ("db", "web")] == [1, 1]

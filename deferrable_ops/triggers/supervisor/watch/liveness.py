@@ -13,7 +13,7 @@ from deferrable_ops.triggers.supervisor.program_checks import describe, failure_
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher
 
 
-def start_liveness_checks(host: SupervisorHost, watcher: ProgramWatcher) -> list[asyncio.Task[None]]:
+def start_liveness_checks(host: SupervisorHost, watcher: ProgramWatcher) -> tuple[asyncio.Task[None], ...]:
     """Start the liveness checks of all programs, and return the running asyncio tasks, which the caller must cancel.
 
     The checks run beside the polls of supervisord, so a check that hangs delays no poll.
@@ -23,7 +23,7 @@ def start_liveness_checks(host: SupervisorHost, watcher: ProgramWatcher) -> list
         for name, program in host.cfg.programs.items()
         if (check := network_check(program.healthy)) is not None
     ]
-    return [asyncio.create_task(check.run()) for check in checks]
+    return tuple(asyncio.create_task(check.run()) for check in checks)
 
 
 class LivenessCheck:
