@@ -107,7 +107,7 @@ def test_check_of_localhost_is_refused_over_ssh(check: Any) -> None:
     program = {"a": {"command": "x", "healthy": check}}
     with pytest.raises(
         ValueError,
-        match="healthy of the program 'a' is a check of .*, but the Triggerer",
+        match=r"healthy of the program 'a' is a check of .*, but the Triggerer",
     ):
         SupervisorSSHAirflowConfiguration(working_dir="/data/s", program=program)
     assert config(program=program)
