@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -48,6 +49,9 @@ _Count = Annotated[int, Field(ge=0)]
 _Length = Annotated[timedelta, Field(gt=timedelta(0))]
 _Pause = Annotated[timedelta, Field(ge=timedelta(0))]
 _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
+
+# A connection to one of these addresses leads to the own machine.
+_UNSPECIFIED: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 
 def _fields_of(value: Any) -> Any:
@@ -359,6 +363,12 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         if self.rolling:
             self._check_rolling()
         self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
+        for name, program in self.programs.items():
+            if program.after and program.autostart:
+                raise InputError(
+                    f"program[{name!r}] has after= and autostart=True, but with autostart, supervisord starts the "
+                    "program without waiting for others; remove one of the two"
+                )
         return self
 
 
@@ -408,6 +418,23 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
         if isinstance(data, dict):
             data["airflow"] = {"local_or_remote": "remote"} | data.get("airflow", {})
         return data
+
+    @model_validator(mode="after")
+    def _check_hosts_of_checks(self) -> Self:
+        for name, program in self.programs.items():
+            for field in ("ready", "healthy"):
+                host = _host_of_check(getattr(program, field) or {})
+                if is_loopback(host) or host in _UNSPECIFIED:
+                    raise InputError(
+                        f"{field} of the program {name!r} is a check of {host}, but the Triggerer runs this check, "
+                        "and not the remote machine; give the name of the remote machine, or use a LogLine for ready"
+                    )
+        return self
+
+
+def _host_of_check(check: dict[str, Any]) -> str:
+    url = str(check.get("http", {}).get("url", ""))
+    return str(check.get("tcp", {}).get("host", "")) or urlsplit(url).hostname or ""
 
 
 def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:

@@ -30,6 +30,7 @@ from deferrable_ops.triggers.supervisor.configuration import (
 from deferrable_ops.triggers.supervisor.host import SupervisorHost, open_host
 from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
+from deferrable_ops.triggers.supervisor.watch.liveness import start_liveness_checks
 from deferrable_ops.triggers.supervisor.watch.notices import Notices
 from deferrable_ops.triggers.supervisor.watch.process_xcoms import FAILURE, STATUS, ProcessXComs
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher, parse_processes
@@ -140,17 +141,22 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 with _saving.slot() as granted:
                     await granted
                     saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
-                watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
-                notices = Notices(host, self.current.attempt)
+                notices = Notices(host, self.current.attempt) if config.on_program_event else None
+                watcher = ProgramWatcher(host, readings, saved, self.current.attempt, notices)
+                checks = start_liveness_checks(host, watcher)
                 try:
-                    outcome = await self._watch(evaluator, host, watcher, notices)
-                    await notices.finish()
+                    outcome = await self._watch(evaluator, host, watcher)
+                    if notices is not None:
+                        await notices.finish()
                     return outcome
                 finally:
-                    notices.cancel()
+                    for check in checks:
+                        check.cancel()
+                    if notices is not None:
+                        notices.cancel()
 
     async def _watch(
-        self, evaluator: CheckEvaluator, host: SupervisorHost, watcher: ProgramWatcher, notices: Notices
+        self, evaluator: CheckEvaluator, host: SupervisorHost, watcher: ProgramWatcher
     ) -> Outcome:
         saved, xcoms = None, ProcessXComs(self.push_xcom, self.log)
         while (ended := evaluator.at_limit(_now())) is None:
@@ -170,7 +176,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
             if (evaluator.state, watcher.state) != saved:
                 saved = evaluator.state, watcher.state
                 await self._save(*saved)
-            notices.send(watcher.take_events())
+            watcher.send_notices()
             if outcome is None:
                 xcoms.show(watcher.facts, watcher.programs)
             else:

@@ -70,7 +70,10 @@ def test_unused_notifiers_and_rolling_are_not_stored() -> None:
 @pytest.mark.parametrize(
     "fields, name",
     [
-        ({"program": {"a": {"command": "x", "numprocs": 2, "process_name": "%(process_num)d"}}}, "program['a']"),
+        (
+            {"program": {"a": {"command": "x", "numprocs": 2, "process_name": "%(process_num)d"}}},
+            "program['a']",
+        ),
         (
             {"program": {"a": {"command": "x"}, "b": {"command": "y"}}, "group": {"g": {"programs": "a,b"}}},
             "group['g']",

@@ -69,6 +69,24 @@ def find_events(
     ]
 
 
+def find_start_failures(
+    found: Mapping[str, tuple[Process, ...]], reasons: Mapping[str, str]
+) -> list[ProgramEvent]:
+    """Return the events of programs that a step could not start.
+
+    :param found: the processes of each program, by the program's name.
+    :param reasons: for each program that was not ready in time, the reason.
+    """
+    events = []
+    for name, own in found.items():
+        for process in own:
+            if name in reasons:
+                events.append(ProgramEvent(ProgramEventKind.NOT_READY, name, process, reasons[name]))
+            elif process.state is ProcessState.FATAL:
+                events.append(ProgramEvent(ProgramEventKind.GIVEN_UP, name, process, process.end))
+    return events
+
+
 def _events_of(
     config: SupervisorAirflowConfiguration,
     program: str,
@@ -96,5 +114,5 @@ def _events_of(
 
 def _restart_reason(old: CrashHistory) -> str:
     if old.is_restarting:
-        return "restarted by the task"
+        return "its configuration has changed" if old.is_replaced else "its check healthy= has failed"
     return "after a pause" if old.paused_until is not None else ""

@@ -92,13 +92,17 @@ def _clean() -> Any:
 def notices(*notifiers: Any, log: str | Exception = "") -> Notices:
     cfg = config(
         working_dir="/data",
-        on_program_event=[one if isinstance(one, dict) else f"{__name__}.{one.__name__}" for one in notifiers],
+        on_program_event=[
+            one if isinstance(one, dict) else f"{__name__}.{one.__name__}" for one in notifiers
+        ],
     )
     host = SupervisorHost(cfg, LocalMachine(), Daemon(log), logging.getLogger("notices"))  # type: ignore[arg-type]
     return Notices(host, new_attempt())
 
 
-def event(kind: ProgramEventKind = ProgramEventKind.RESTARTED, reason: str = "", **fields: Any) -> ProgramEvent:
+def event(
+    kind: ProgramEventKind = ProgramEventKind.RESTARTED, reason: str = "", **fields: Any
+) -> ProgramEvent:
     return ProgramEvent(kind, "a", process(name="a", group="a", **fields), reason)
 
 
