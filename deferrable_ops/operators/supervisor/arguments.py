@@ -137,7 +137,7 @@ def _notifier_problem(notifier: ProgramNotifier, dag_file: str | None) -> str | 
         return "has no async_notify, so it cannot be called in the Triggerer"
     if not is_notifier and not inspect.iscoroutinefunction(found):
         return "is neither a subclass of BaseNotifier nor an async function"
-    own = {"context": {}} if not is_notifier and takes_context(found) else {}
+    own: dict[str, Any] = {"context": {}} if not is_notifier and takes_context(found) else {}
     try:
         inspect.signature(found).bind(**notifier.kwargs, **own)
     except TypeError as error:

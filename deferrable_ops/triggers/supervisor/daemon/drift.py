@@ -402,7 +402,8 @@ class DriftReconciler:
     async def _apply_now(self) -> tuple[Drift, tuple[str, ...]]:
         # Several tasks may watch one supervisord. The first task applies the change; the others find no difference.
         async with self._changes.lock:
-            applied, left = None, ()
+            applied: Drift | None = None
+            left: tuple[str, ...] = ()
             try:
                 applied, left = await apply_configuration(self._config, self._machine, self._client)
             finally:

@@ -151,7 +151,7 @@ async def _notify_once(notifier: ProgramNotifier, context: dict[str, Any], timeo
     async with asyncio.timeout(timeout):
         found: Any = pkgutil.resolve_name(notifier.path)
         if inspect.isclass(found):
-            made = found(**notifier.kwargs)
+            made: Any = found(**notifier.kwargs)
             # Airflow's notifiers are awaitable: they render their templates, and call async_notify.
             made.context = context
             await made
