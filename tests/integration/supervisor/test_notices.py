@@ -1,22 +1,27 @@
-"""Notices of program events, and the rolling replacement of changed programs, with a real supervisord."""
+"""Notices of program events, with a real supervisord."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from typing import Any
 
 import pytest
 from airflow.sdk import BaseNotifier
-from integration.supervisor.support import SLEEP, Place
+from integration.supervisor.support import BEGIN, SLEEP, Place
 from unit.triggers.supervisor.fakes import watching
 from unit.triggers.support import Runs, eventually
 
+from deferrable_ops.checks import TcpCheck
 from deferrable_ops.outcome import Success
+from deferrable_ops.triggers.base import TaskTrigger
 from deferrable_ops.triggers.supervisor.watch.notices import Notices
-from deferrable_ops.upstreams.supervisord.client import Supervisord
 
-START = ("configure-supervisor", "start-supervisor", "start-programs")
+pytest.importorskip("supervisor.supervisord")
+
 received: list[tuple[str, dict[str, Any]]] = []
+release = threading.Event()
 
 
 class Recorder(BaseNotifier):
@@ -40,9 +45,23 @@ async def hang(context: Any) -> None:
     await asyncio.Event().wait()
 
 
+async def block() -> None:
+    release.wait(60)
+
+
+RECORDER = {"path": f"{__name__}.Recorder", "kwargs": {"text": "{{ event.kind }} of {{ event.program }}"}}
+# Nothing listens on this port.
+CLOSED = TcpCheck("127.0.0.1", 1)
+
+
 @pytest.fixture(autouse=True)
-def _empty() -> None:
+def _clean(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+    monkeypatch.setattr(TaskTrigger, "log", logging.getLogger("task"))
+    caplog.set_level(logging.INFO, "task")
     received.clear()
+    release.clear()
+    yield
+    release.set()
 
 
 def crashing(place: Place, *notifiers: Any, **fields: Any) -> Any:
@@ -54,67 +73,60 @@ def crashing(place: Place, *notifiers: Any, **fields: Any) -> Any:
 
 
 async def test_notices_of_a_crash_loop_have_exit_code_and_masked_last_lines(place: Place, runs: Runs) -> None:
-    recorder = {"path": f"{__name__}.Recorder", "kwargs": {"text": "{{ event.kind }} of {{ event.program }}"}}
-    cfg = crashing(place, recorder)
-    await place.run_steps(cfg, *START)
+    cfg = crashing(place, RECORDER)
+    await place.run_steps(cfg, *BEGIN)
     assert await runs.start(watching(cfg)).outcome() == Success(["fail", "stop"])
-    texts = [text for text, _ in received]
-    assert sorted(texts) == [
-        "crash_loop of a",
-        "given_up of a",
-        "paused of a",
-        "restarted of a",
-    ], "one notice per kind, because of the throttle"
+    texts = sorted(text for text, _ in received)
+    assert texts == ["crash_loop of a", "given_up of a", "paused of a", "restarted of a"], "once, throttled"
     for _, event in received:
+        assert (event["name"], event["exitstatus"]) == ("a", 3)
         assert event["last_lines"][-2:] == ["***", "last"]
-    assert {event["exitstatus"] for _, event in received} <= {0, 3}
 
 
-async def test_notifier_that_fails_or_hangs_does_not_change_the_outcome(
+async def test_notifiers_that_fail_hang_or_block_do_not_change_the_outcome(
     place: Place, runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Notices, "finish_timeout", 0.2)
-    cfg = crashing(place, f"{__name__}.fail", f"{__name__}.hang", "no_such_package.Notifier")
-    await place.run_steps(cfg, *START)
+    names = (fail, hang, block)
+    cfg = crashing(
+        place, *(f"{__name__}.{one.__name__}" for one in names), "no_such_package.Notifier", RECORDER
+    )
+    await place.run_steps(cfg, *BEGIN)
     assert await runs.start(watching(cfg)).outcome() == Success(["fail", "stop"])
     assert f"Could not send a notice with {__name__}.fail (RuntimeError); the task continues" in caplog.text
     assert "no_such_package.Notifier (ModuleNotFoundError)" in caplog.text
     assert "were not sent in time" in caplog.text
     assert "hook-token" not in caplog.text
+    assert received, "the other notifier was called"
 
 
-@pytest.mark.parametrize("how", ["while it is watched", "when supervisord is used again"])
-async def test_rolling_replaces_only_changed_programs_one_after_another(
-    place: Place, runs: Runs, how: str, monkeypatch: pytest.MonkeyPatch
+async def test_program_that_is_not_healthy_is_not_ready_and_restarted(place: Place, runs: Runs) -> None:
+    program = {"command": SLEEP, "healthy": CLOSED, "failure_threshold": 2, "ready_timeout": 0.1}
+    cfg = place.cfg(program={"a": program}, check_interval=0.1, on_program_event=[RECORDER])
+    await place.run_steps(cfg, *BEGIN)
+    runs.start(watching(cfg))
+    await eventually(lambda: len(received) >= 2, "both notices")
+    assert [text for text, _ in received[:2]] == ["not_ready of a", "restarted of a"]
+    assert "127.0.0.1" in received[0][1]["reason"]
+    assert received[1][1]["reason"] == "its check healthy= has failed"
+    assert received[1][1]["exitstatus"] == -1
+
+
+@pytest.mark.parametrize(
+    "program, kind",
+    [
+        ({"command": SLEEP, "ready": CLOSED, "ready_timeout": 0.1}, "not_ready"),
+        ({"command": "sh -c 'echo last; exit 3'", "startsecs": 1, "startretries": 0}, "given_up"),
+    ],
+)
+async def test_step_sends_a_notice_if_a_program_does_not_start(
+    place: Place, program: dict[str, Any], kind: str
 ) -> None:
-    old = place.cfg(program={name: {"command": SLEEP} for name in "abc"}, check_interval=0.05)
-    before = await place.run_steps(old, *START)
-    changed = {"command": SLEEP, "startsecs": 1}
-    new = place.cfg(
-        program={"a": changed, "b": {"command": SLEEP}, "c": changed},
-        check_interval=0.05,
-        drift="apply",
-        rolling=True,
-    )
-    lowest, multicall = [3], Supervisord.multicall
-
-    async def counted(client: Supervisord, calls: Any) -> Any:
-        answers = await multicall(client, calls)
-        if any(method == "supervisor.removeProcessGroup" for method, _ in calls):
-            states = [process["statename"] for process in await client.processes()]
-            lowest[0] = min(lowest[0], states.count("RUNNING"))
-        return answers
-
-    monkeypatch.setattr(Supervisord, "multicall", counted)
-    if how == "while it is watched":
-        run = runs.start(watching(new))
-        await eventually(lambda: new.config_path.read_text() == new.to_cfg(), "the new file")
-        await asyncio.sleep(4)
-        await run.kill_process()
-    else:
-        await place.run_steps(new, "configure-supervisor", "start-supervisor")
-    after = await place.run_steps(new, "start-programs")
-    pids = {name: state["pid"] for name, state in before["programs"].items()}
-    moved = {name for name, state in after["programs"].items() if state["pid"] != pids[name]}
-    assert moved == {"a:a", "c:c"}
-    assert lowest[0] >= 2
+    policy = {"otherwise": "fail"}
+    cfg = place.cfg(program={"a": program}, policy=policy, on_program_event=[RECORDER])
+    await place.run_steps(cfg, *BEGIN[:2])
+    await place.fail_step(cfg, "start-programs")
+    assert [text for text, _ in received] == [f"{kind} of a"]
+    if kind == "given_up":
+        assert received[0][1]["exitstatus"] == 3
+        assert received[0][1]["last_lines"] == ["last"]
