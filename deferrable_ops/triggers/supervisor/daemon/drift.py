@@ -364,6 +364,9 @@ class DriftReconciler:
         """
         groups = tuple({process.group for process in processes})
         async with self._changes.lock:
+            if self._known_changes != self._changes.count:
+                # Another task may have replaced the processes since the newest poll.
+                return {}
             try:
                 return await replace_groups(self._config, self._client, Drift(changed=groups), processes)
             finally:
@@ -421,7 +424,7 @@ class DriftReconciler:
     ) -> Reconciliation:
         applied, left = await self._apply_now()
         is_replaced = any(history.is_replaced for history in histories.values())
-        if applied or left or is_replaced:
+        if (applied and not applied.unreadable) or left or is_replaced:
             self.is_due = rolling.is_active = True
         if applied or not rolling.is_active:
             return _OUTDATED if applied else _CURRENT

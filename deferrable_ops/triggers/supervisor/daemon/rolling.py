@@ -84,7 +84,8 @@ class RollingUpdate:
                         process, self._host.cfg.programs[name], self._host.cfg.policy_of(name)
                     )
                     is_down = is_down or action is None
-                    if process.state in _FAILED or action not in (None, *_FINISHED):
+                    has_failed = process.state in _FAILED or not process.start
+                    if has_failed or action not in (None, *_FINISHED):
                         failed[name] = f"{process.full_name} {process.end}"
         if failed:
             raise NotReady("; ".join(failed.values()), failed, retryable=True)
