@@ -130,7 +130,7 @@ def _handle_restart(history: CrashHistory, process: Process) -> tuple[CrashHisto
     alive = process.state in _ALIVE
     if process.pid == history.pid:
         return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
-    # If the configuration of the stopped process has been replaced, its start time is 0.
+    # The start is 0 if the process's group was replaced, or supervisord was restarted, while the process was stopped.
     if alive or process.start not in (0, history.start):
         return replace(
             history, start=process.start, pid=process.pid, paused_until=None

@@ -224,17 +224,13 @@ class ProgramConfiguration(Section):
 
     @model_validator(mode="after")
     def _check_checks(self) -> Self:
-        if self.healthy is not None and "log" in self.healthy:
+        if "log" in (self.healthy or {}):
             raise InputError(
                 "healthy is a LogLine, but a line in a log does not show whether the program works now; give a "
                 "TcpCheck or an HttpCheck"
             )
         logs = [self.stdout_logfile, *([] if self.redirect_stderr else [self.stderr_logfile])]
-        if (
-            self.ready is not None
-            and "log" in self.ready
-            and all(str(log).lower() in _NO_LOG_FILES for log in logs)
-        ):
+        if "log" in (self.ready or {}) and all(str(log).lower() in _NO_LOG_FILES for log in logs):
             raise InputError(
                 "ready is a LogLine, but the program has no log file; set stdout_logfile or stderr_logfile"
             )

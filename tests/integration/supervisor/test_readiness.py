@@ -181,7 +181,7 @@ async def test_program_that_ends_before_it_is_ready_leaves_the_others_to_its_pol
     }
     cfg = place.cfg(program=program, policies={"db": {"otherwise": otherwise}})
     await place.run_steps(cfg, *BEGIN[:2])
-    reason = "web, last not started, because db:db exited with 3 before it was ready"
+    reason = "last, web not started, because db:db exited with 3 before it was ready"
     if fails:
         failed = await place.fail_step(cfg, "start-programs")
         assert reason in failed.reason

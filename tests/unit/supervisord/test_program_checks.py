@@ -211,6 +211,14 @@ def test_process_that_was_restarted_meanwhile_keeps_running() -> None:
     assert web.look() is None
 
 
+def test_process_whose_group_is_replaced_while_it_is_stopped_is_started() -> None:
+    web = Restart()
+    web.begin()
+    web.look()
+    web.start = 0
+    assert web.look(ProcessState.STOPPED) == "resume"
+
+
 def test_restarts_are_no_crash_loop() -> None:
     web = Restart(crash_restarts=1, crash_window=600, crash_give_up=0, otherwise="fail")
     for _ in range(5):
