@@ -316,7 +316,7 @@ class DriftReconciler:
         self._log = host.log
         self._changes = _changes.setdefault(host.rpc, _Changes())
         self._known_changes = self._changes.count
-        self._starts: Mapping[str, int] | None = None
+        self._starts: Mapping[str, object] | None = None
         self._not_before = 0.0
         self._last_warning = ""
         self._rolling = RollingUpdate(host) if host.cfg.rolling else None
@@ -325,7 +325,7 @@ class DriftReconciler:
     async def reconcile(
         self,
         processes: Sequence[Process],
-        starts: Mapping[str, int],
+        starts: Mapping[str, object],
         histories: Mapping[str, CrashHistory],
     ) -> Reconciliation:
         """Look for drift if processes were added, removed or restarted. If there is drift, handle it according to the
@@ -340,6 +340,9 @@ class DriftReconciler:
         if self._may_show_a_change():
             return _OUTDATED
         now, rolling = asyncio.get_running_loop().time(), self._rolling
+        if rolling is not None:
+            # A rolling update that has stopped continues after each start, also after a second one in one second.
+            starts = {process.full_name: (process.start, process.pid) for process in processes}
         if rolling is None or not rolling.is_active:
             self.is_due = starts != self._starts
             if not self.is_due or now < self._not_before:

@@ -51,7 +51,12 @@ class RollingUpdate:
         own = processes_by_program(self._host.cfg, processes)
         if self._is_down(own, histories):
             return None
-        running = {name for name, found in own.items() if all(process.is_alive for process in found)}
+        # The check of a program is in its new configuration, so a program that is still to be replaced is not checked.
+        running = {
+            name
+            for name, found in own.items()
+            if all(process.is_alive and process.group not in left for process in found)
+        }
         if self._order is None or not self._waits_for <= running:
             await self._wait_for(running, processes)
         assert self._order is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,7 @@ def dag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DAG]:
     (tmp_path / "installed_notices.py").write_text(MODULE)
     (tmp_path / "broken_notices.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "installed_notices", raising=False)
     with DAG("d", schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC)) as dag:
         yield dag
 
