@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.supervisord.notifiers import ProgramNotifier
-from deferrable_ops.supervisord.processes import Process, ProcessState
+from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.high_availability.threads import call_in_thread
 from deferrable_ops.triggers.supervisor.configuration import mask_secrets
@@ -111,7 +111,7 @@ class Notices:
         try:
             async with asyncio.timeout(self.timeout):
                 lines = await last_lines(self._host, process)
-                code = await _last_exit_code(self._host, process)
+                code = await _last_exit_code(self._host, event)
         except TimeoutError:
             self._host.log.warning("Could not read the last lines of %s in time", process.full_name)
         status = status_of(event.program, process)
@@ -166,18 +166,20 @@ def takes_context(function: Any) -> bool:
     return "context" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
-async def _last_exit_code(host: SupervisorHost, process: Process) -> int | None:
+async def _last_exit_code(host: SupervisorHost, event: ProgramEvent) -> int | None:
     """Return the exit code with which a process last ended, -1 for the end by a signal, and None if it is unknown.
 
     If the process has been started again since then, only the log of supervisord has its exit code.
     """
+    process = event.process
     if process.state in (ProcessState.EXITED, ProcessState.STOPPED):
         return process.exit_code
     try:
         log = await host.rpc.call("supervisor.readLog", -_LOG_BYTES, 0)
     except DeferrableOpsError:
         return None
-    ends = re.findall(
-        rf"(?m)(?:exited|stopped): {re.escape(process.name)} \((?:exit status (\d+)|terminated by )", str(log)
-    )
+    # supervisord writes "stopped" if it has stopped the process on request, for example for the pause of a crash loop.
+    on_request = event.reason and event.kind in (ProgramEventKind.RESTARTED, ProgramEventKind.NOT_READY)
+    how = "(?:exited|stopped)" if on_request else "exited"
+    ends = re.findall(rf"{how}: {re.escape(process.name)} \((?:exit status (\d+)|terminated by )", str(log))
     return None if not ends else int(ends[-1]) if ends[-1] else -1

@@ -144,20 +144,21 @@ async def test_function_gets_its_kwargs_and_the_context_if_it_has_this_parameter
 
 
 @pytest.mark.parametrize(
-    "log, code",
+    "log, reason, code",
     [
-        ("INFO exited: a (exit status 3; not expected)\nINFO spawned: 'a' with pid 4\n", 3),
-        ("WARN exited: a (exit status 3; not expected)\nWARN exited: a (terminated by SIGKILL; x)\n", -1),
-        ("INFO stopped: a (exit status 0)\nINFO exited: ab (exit status 3; not expected)\n", 0),
-        ("", None),
-        (SupervisordRefused("NO_FILE", 20), None),
+        ("INFO exited: a (exit status 3; not expected)\nINFO spawned: 'a' with pid 4\n", "", 3),
+        ("WARN exited: a (exit status 3; not expected)\nWARN exited: a (terminated by SIGKILL; x)\n", "", -1),
+        ("INFO stopped: a (exit status 0)\nINFO exited: ab (exit status 3; not expected)\n", "pause", 0),
+        ("WARN exited: a (exit status 3; not expected)\nWARN stopped: a (terminated by SIGTERM)\n", "", 3),
+        ("", "", None),
+        (SupervisordRefused("NO_FILE", 20), "", None),
     ],
 )
 async def test_exit_code_of_a_process_that_runs_again_comes_from_the_log_of_supervisord(
-    log: str | Exception, code: int | None
+    log: str | Exception, reason: str, code: int | None
 ) -> None:
     found = notices({"path": f"{__name__}.Recorder", "kwargs": {"text": ""}}, log=log)
-    await sent(found, event(state=ProcessState.RUNNING))
+    await sent(found, event(reason=reason, state=ProcessState.RUNNING))
     assert received[0][1]["exitstatus"] == code
 
 
