@@ -359,19 +359,20 @@ class DriftReconciler:
             self._starts, self.is_due = None, True
             return _CURRENT
 
-    async def replace(self, processes: Sequence[Process]) -> dict[str, SupervisordRefused]:
+    async def replace(self, processes: Sequence[Process]) -> dict[str, SupervisordRefused] | None:
         """Stop running processes, and start them with the settings in the configuration file. Return the refused starts
-        by the process's full name.
+        by the process's full name; None if another task, or another triggerer, has replaced the processes.
 
         :raises SupervisordUnavailable: if a process did not stop within the timeout, or supervisord does not respond.
         """
-        groups = tuple({process.group for process in processes})
+        groups = {process.group for process in processes}
         async with self._changes.lock:
-            if self._known_changes != self._changes.count:
-                # Another task may have replaced the processes since the newest poll.
-                return {}
+            drift = await find_drift(self._config, self._machine, self._client)
+            changed = tuple(groups.intersection(drift.changed))
+            if not changed:
+                return None
             try:
-                return await replace_groups(self._config, self._client, Drift(changed=groups), processes)
+                return await replace_groups(self._config, self._client, Drift(changed=changed), processes)
             finally:
                 self._changes.count += 1
 

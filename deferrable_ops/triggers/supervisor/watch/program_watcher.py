@@ -289,8 +289,10 @@ class ProgramWatcher:
         except SupervisordUnavailable as error:
             self._log.warning("Could not replace %s; trying again: %s", due[0].full_name, error)
             return True
-        for name, refusal in refused.items():
+        for name, refusal in (refused or {}).items():
             self._log.error("%s could not be started with its new configuration: %s", name, refusal)
+        # These processes do not restart, or another task has restarted them.
+        for name in [process.full_name for process in due] if refused is None else refused:
             self._histories = self._histories | {name: replace(self._histories[name], paused_until=None)}
         return True
 
