@@ -30,8 +30,7 @@ from deferrable_ops.supervisord.configuration import SupervisorConfiguration
 from deferrable_ops.supervisord.control import ControlledDaemon
 from deferrable_ops.supervisord.daemon_sections import check_credentials
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
-from deferrable_ops.supervisord.notifiers import ProgramNotifier, parse_notifiers
-from deferrable_ops.supervisord.policy import ProgramPolicy
+from deferrable_ops.supervisord.policy import ProgramNotifier, ProgramPolicy, parse_notifiers
 from deferrable_ops.supervisord.section import Model
 from deferrable_ops.supervisord.values import (
     ExitCodes,

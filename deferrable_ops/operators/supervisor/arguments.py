@@ -21,7 +21,7 @@ from deferrable_ops.supervisord import (
 )
 from deferrable_ops.supervisord.airflow import fields_of_hook
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, given_working_dir
-from deferrable_ops.supervisord.notifiers import NOTIFIER_FIX, ProgramNotifier
+from deferrable_ops.supervisord.policy import NOTIFIER_FIX, ProgramNotifier
 from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDOWN_STEPS
 from deferrable_ops.triggers.supervisor.watch.notices import takes_context
 

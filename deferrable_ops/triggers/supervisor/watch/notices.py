@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 
 from deferrable_ops.exceptions import DeferrableOpsError
 from deferrable_ops.inbox import Attempt
-from deferrable_ops.supervisord.notifiers import ProgramNotifier
+from deferrable_ops.supervisord.policy import ProgramNotifier
 from deferrable_ops.supervisord.processes import ProcessState
 from deferrable_ops.throttle import Throttle
 from deferrable_ops.triggers.high_availability.threads import call_in_thread
