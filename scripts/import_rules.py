@@ -29,7 +29,7 @@ GROUND = {
 }
 LAYERS: dict[str, set[str]] = {
     "operators": {"triggers", "inbox", "events", "supervisord", "high_availability", "checks"},
-    "triggers": {"upstreams", "inbox", "events", "supervisord", "high_availability"},
+    "triggers": {"upstreams", "inbox", "events", "supervisord", "high_availability", "checks"},
     "checks": {"upstreams", "high_availability"},
     "endpoint": {"inbox", "events"},
     "upstreams": {"events"},

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deferrable_ops.supervisord.program_sections import (
         EventListenerConfiguration,
         FcgiProgramConfiguration,
+        LogLine,
         ProgramConfiguration,
     )
 
@@ -41,6 +42,7 @@ __all__ = [
     "GroupConfiguration",
     "IncludeConfiguration",
     "InetHttpServerConfiguration",
+    "LogLine",
     "ProgramConfiguration",
     "ProgramPolicy",
     "RpcInterfaceConfiguration",

@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -29,7 +30,7 @@ from deferrable_ops.supervisord.configuration import SupervisorConfiguration
 from deferrable_ops.supervisord.control import ControlledDaemon
 from deferrable_ops.supervisord.daemon_sections import check_credentials
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, fill_defaults
-from deferrable_ops.supervisord.policy import ProgramPolicy
+from deferrable_ops.supervisord.policy import ProgramNotifier, ProgramPolicy, parse_notifiers
 from deferrable_ops.supervisord.section import Model
 from deferrable_ops.supervisord.values import (
     ExitCodes,
@@ -47,6 +48,9 @@ _Count = Annotated[int, Field(ge=0)]
 _Length = Annotated[timedelta, Field(gt=timedelta(0))]
 _Pause = Annotated[timedelta, Field(ge=timedelta(0))]
 _LIBRARY_PACKAGES: Final = frozenset({"deferrable_ops", "pydantic"})
+
+# A connection to one of these addresses leads to the own machine.
+_UNSPECIFIED: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 
 def _fields_of(value: Any) -> Any:
@@ -204,6 +208,10 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
     :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
         ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
+    :param rolling: whether ``drift="apply"`` replaces the changed programs one after another. The next program is
+        stopped only after all other programs have started and are ready.
+    :param on_program_event: notifiers that the Triggerer calls when a program is in a crash loop, is paused, is given
+        up, is restarted or is not ready: an AsyncCallback of Airflow, or a list of these.
     :param policy: what the task ``check-programs`` does when a program ends.
     :param policies: a policy for each program that needs its own, by the program's name. For such a program, this
         policy replaces ``policy``.
@@ -227,6 +235,10 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     log_chunk_size: int = Field(default=65536, gt=0, le=1048576)
     pool: Annotated[str | None, BeforeValidator(_pool_name)] = None
     drift: Literal["warn", "apply", "fail"] = "warn"
+    rolling: bool = False
+    on_program_event: Annotated[list[ProgramNotifier], BeforeValidator(parse_notifiers)] = Field(
+        default_factory=list
+    )
     policy: ProgramPolicy = Field(default_factory=ProgramPolicy)
     policies: dict[Name, ProgramPolicy] = Field(default_factory=dict)
 
@@ -310,6 +322,18 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         folders = (self.supervisord.childlogdir, *(program.directory for program in programs))
         return [*(file.parent for file in files), *(folder for folder in folders if folder is not None)]
 
+    def _check_rolling(self) -> None:
+        if self.drift != "apply":
+            raise InputError("rolling=True needs drift='apply'; set drift='apply', or remove rolling")
+        # supervisord can only replace a whole group. A program with several processes is a group, too.
+        shared = [f"group[{name!r}]" for name, group in self.group.items() if len(group.programs) > 1]
+        shared += [f"program[{name!r}]" for name, program in self.programs.items() if program.numprocs > 1]
+        if shared:
+            raise InputError(
+                f"rolling=True cannot replace the processes of {shared[0]} one after another, because supervisord "
+                "replaces them together; give each process a program of its own outside of a group, or remove rolling"
+            )
+
     @property
     def _given_path(self) -> Path:
         folder, path = self.working_dir, self.config_path
@@ -335,7 +359,15 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
                 f"policies contains {unknown[0]!r}, which is not the name of a program in the fields program and "
                 "fcgiprogram; check the name"
             )
+        if self.rolling:
+            self._check_rolling()
         self.__dict__.update(fill_defaults(self, (info.context or {}).get(DEFAULT_NAME)))
+        for name, program in self.programs.items():
+            if program.after and program.autostart:
+                raise InputError(
+                    f"program[{name!r}] has after= and autostart=True, but with autostart, supervisord starts the "
+                    "program without waiting for others; remove one of the two"
+                )
         return self
 
 
@@ -385,6 +417,23 @@ class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):
         if isinstance(data, dict):
             data["airflow"] = {"local_or_remote": "remote"} | data.get("airflow", {})
         return data
+
+    @model_validator(mode="after")
+    def _check_hosts_of_checks(self) -> Self:
+        for name, program in self.programs.items():
+            for field in ("ready", "healthy"):
+                host = _host_of_check(getattr(program, field) or {})
+                if is_loopback(host) or host in _UNSPECIFIED:
+                    raise InputError(
+                        f"{field} of the program {name!r} is a check of {host}, but the Triggerer runs this check, "
+                        "and not the remote machine; give the name of the remote machine, or use a LogLine for ready"
+                    )
+        return self
+
+
+def _host_of_check(check: dict[str, Any]) -> str:
+    url = str(check.get("http", {}).get("url", ""))
+    return str(check.get("tcp", {}).get("host", "")) or urlsplit(url).hostname or ""
 
 
 def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -> Any:

@@ -24,6 +24,7 @@ from deferrable_ops.supervisord.program_sections import (
     FcgiProgramConfiguration,
     ProgramConfiguration,
     environment_file,
+    start_order,
 )
 from deferrable_ops.supervisord.rendering import contains_here
 from deferrable_ops.supervisord.section import Model, Section
@@ -164,6 +165,11 @@ class SupervisorConfiguration(Model):
                         f"group[{name!r}] and group[{owner[program]!r}] both contain {program!r}; keep this "
                         "program in only one of the two groups"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_start_order(self) -> Self:
+        start_order(self.programs)
         return self
 
     @model_validator(mode="after")

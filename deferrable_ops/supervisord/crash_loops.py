@@ -37,6 +37,9 @@ _ALIVE: Final = (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.BACKO
 # The value of resume_at after the process was asked to start again.
 _ASKED: Final = float("-inf")
 
+# The value of paused_until while the library restarts a process.
+_RESTARTING: Final = 0
+
 
 @dataclass(frozen=True, slots=True)
 class CrashHistory:
@@ -49,9 +52,11 @@ class CrashHistory:
     :param pauses: number of pauses so far. The number is reset to 0 when the process has run for the length of
         ``crash_window`` without a restart.
     :param paused_until: time at which the current pause ends; None if the process is not paused. This time is only used
-        to continue a saved pause.
+        to continue a saved pause. If the time is 0, the library restarts the process: the pause ends as soon as the
+        process has stopped.
     :param resume_at: the end of the current pause on the monotonic clock of this Python process; None if the process is
         not paused, or the pause was loaded from the inbox. A change of the system time does not change a pause.
+    :param is_replaced: whether a rolling update has replaced the process, and the process has not been ready since.
     """
 
     start: int = 0
@@ -60,10 +65,18 @@ class CrashHistory:
     pauses: int = 0
     paused_until: int | None = None
     resume_at: float | None = field(default=None, compare=False)
+    is_replaced: bool = False
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether the library restarts the process, see :func:`begin_restart`."""
+        return self.paused_until == _RESTARTING
 
     def to_json(self) -> dict[str, Any]:
         """Return the crash history as a JSON object."""
         saved = {name: getattr(self, name) for name in self.__slots__ if name != "resume_at"}
+        if not self.is_replaced:
+            del saved["is_replaced"]
         return saved | {"restarts": list(self.restarts)}
 
     @classmethod
@@ -71,6 +84,13 @@ class CrashHistory:
         """Return the crash history from a JSON object that :meth:`to_json` returned. Unknown keys are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data and name != "resume_at"}
         return cls(**known | {"restarts": tuple(known.get("restarts", ()))})
+
+
+def begin_restart(history: CrashHistory, process: Process) -> CrashHistory:
+    """Return the crash history with which the following calls of :func:`update_history` stop and start a running
+    process once. This restart does not count as a restart of a crash loop.
+    """
+    return replace(history, start=process.start, pid=process.pid, paused_until=_RESTARTING, resume_at=None)
 
 
 def update_history(
@@ -85,6 +105,8 @@ def update_history(
     :param history: the crash history that the previous call for this process returned. For the first call, give
         ``CrashHistory()``.
     """
+    if history.is_restarting:
+        return _handle_restart(history, process)
     if history.paused_until is not None:
         return _handle_pause(history, history.paused_until, process, policy)
     history = _count_restart(history, process, policy)
@@ -102,6 +124,18 @@ def update_history(
         resume_at=time.monotonic() + seconds,
     )
     return paused, CrashLoopStep.PAUSE
+
+
+def _handle_restart(history: CrashHistory, process: Process) -> tuple[CrashHistory, CrashLoopStep]:
+    alive = process.state in _ALIVE
+    if process.pid == history.pid:
+        return history, CrashLoopStep.PAUSE if alive else CrashLoopStep.NOTHING
+    # The start is 0 if the process's group was replaced, or supervisord was restarted, while the process was stopped.
+    if alive or process.start not in (0, history.start):
+        return replace(
+            history, start=process.start, pid=process.pid, paused_until=None
+        ), CrashLoopStep.NOTHING
+    return history, CrashLoopStep.RESUME
 
 
 def _handle_pause(

@@ -68,6 +68,14 @@ def evaluate(
                 histories.get(key, CrashHistory()), process, policies[name]
             )
     paused = {key for key, history in updated.items() if history.paused_until is not None}
+    everything = [process for found in own.values() for process in found]
+    if any(process.is_alive for process in everything):
+        # A rolling update has stopped at a program that did not start. The other programs keep running.
+        paused |= {
+            process.full_name
+            for process in everything
+            if not process.is_alive and updated[process.full_name].is_replaced
+        }
     verdict = overall_verdict(config, own, policies, paused)
     given_up = _given_up(own, steps, policies)
     if given_up is not None and verdict.action in (None, Action.SUCCESS, Action.SKIP):

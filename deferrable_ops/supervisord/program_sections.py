@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.plain_data import has_template
 from deferrable_ops.supervisord.rendering import IN_PROCESS, IN_PROGRAM, needs_file, shell_variables
 from deferrable_ops.supervisord.section import Section
 from deferrable_ops.supervisord.values import (
@@ -16,6 +20,7 @@ from deferrable_ops.supervisord.values import (
     Events,
     ExitCodes,
     FilePath,
+    Name,
     Octal,
     Signal,
     User,
@@ -31,6 +36,75 @@ _FILE_VARIABLE: Final = "DEFERRABLE_OPS_ENVIRONMENT"
 _DIGEST_VARIABLE: Final = "DEFERRABLE_OPS_ENVIRONMENT_SHA256"
 # The shell replaces itself by the program, so the process id stays the same.
 _RUN_WITH_FILE: Final = f"""/bin/sh -c '. "${_FILE_VARIABLE}" && unset {_FILE_VARIABLE} && exec "$@"' sh"""
+
+
+# The names by which a configuration stores the ready-made checks. This layer does not import their classes.
+_CHECKS: Final = {
+    "deferrable_ops.checks.tcp.TcpCheck": "tcp",
+    "deferrable_ops.checks.http.HttpCheck": "http",
+}
+_NO_LOG_FILES: Final = frozenset({"none", "syslog", "/dev/stdout", "/dev/stderr", "/dev/null"})
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """The check that a program has written a line with this text to its standard output or its standard error since it
+    was started.
+
+    :param contains: a text that the line must contain.
+    :raises InputError: if the text is empty, or has several lines.
+    """
+
+    contains: str
+
+    def __post_init__(self) -> None:
+        """Validate the text."""
+        if not isinstance(self.contains, str) or len(self.contains.splitlines()) != 1:
+            raise InputError("LogLine needs a text that is in one line of the program's output")
+
+
+def _program_check(value: Any) -> Any:
+    """Convert a check to a dict with one key: tcp, http or log. Its value is a dict with the arguments of the check."""
+    kind = _CHECKS.get(f"{type(value).__module__}.{type(value).__qualname__}")
+    if isinstance(value, LogLine):
+        value = {"log": {"contains": value.contains}}
+    elif kind is not None:
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        defaults = {field.name: field.default for field in fields(value)}
+        value = {kind: {name: item for name, item in given.items() if item != defaults[name]}}
+    match value:
+        case {"log": dict(arguments), **others} if not others:
+            if set(arguments) != {"contains"}:
+                raise InputError("has a LogLine with other arguments than contains; remove them")
+            LogLine(arguments["contains"])
+        case {"tcp": dict(arguments), **others} | {"http": dict(arguments), **others} if not others:
+            _refuse_arguments(arguments)
+        case _:
+            raise InputError(
+                "is not a check of a program; give a TcpCheck, an HttpCheck or a LogLine, or a dict such as "
+                "{'tcp': {'host': 'db', 'port': 5432}}"
+            )
+    return {name: {key: item for key, item in of.items() if item is not None} for name, of in value.items()}
+
+
+def _refuse_arguments(arguments: Mapping[str, Any]) -> None:
+    unused = sorted({"on_pass", "on_fail"} & arguments.keys())
+    if unused:
+        raise InputError(
+            f"has a check with {unused[0]}, which has no effect on a program; remove {unused[0]}"
+        )
+    templates = sorted(name for name, value in arguments.items() if has_template(str(value)))
+    if templates:
+        raise InputError(
+            f"has a check with a template in {templates[0]}, but the configuration of a supervisord has no templates; "
+            "give the value itself"
+        )
+
+
+ProgramCheck = Annotated[Any, BeforeValidator(_program_check)]
+"""A check of a program, as a dict with one key (tcp, http or log) and the arguments of the check."""
+
+_Length = Annotated[timedelta, Field(gt=timedelta(0))]
 
 
 def environment_file(program: str) -> str:
@@ -58,6 +132,14 @@ class ProgramConfiguration(Section):
         ``killasgroup`` is None, the value of ``stopasgroup`` applies.
     :param stdout_logfile: the path of the log file for standard output; or AUTO, if supervisord chooses the path; or
         NONE, for no log file.
+    :param ready: the check that shows that the program is ready for the programs that have it in ``after``: a TcpCheck,
+        an HttpCheck or a LogLine. If ``ready`` is None, the program is ready as soon as it has started.
+    :param ready_timeout: the longest time from the start of the program until it is ready; a timedelta, or a number of
+        seconds. During this time, the check ``healthy`` may fail.
+    :param after: the names of the programs that must be ready before the step ``start-programs`` starts this program.
+    :param healthy: the check that shows that the running program works: a TcpCheck or an HttpCheck. The task that
+        watches the programs runs this check once per ``check_interval``.
+    :param failure_threshold: after this number of failed checks ``healthy`` in a row, the program is restarted.
     :raises InputError: if two fields contradict each other.
     """
 
@@ -68,6 +150,7 @@ class ProgramConfiguration(Section):
         IN_PROCESS,
     )
     _expanded_twice = frozenset({"stdout_logfile", "stderr_logfile"})
+    _not_in_file = frozenset({"ready", "ready_timeout", "after", "healthy", "failure_threshold"})
 
     command: str = Field(min_length=1)
     process_name: _ProcessName = "%(program_name)s"
@@ -101,6 +184,11 @@ class ProgramConfiguration(Section):
     directory: FilePath | None = None
     umask: Octal | None = None
     serverurl: Annotated[str, Field(pattern="^(AUTO|(https?|unix)://.+)$")] | None = None
+    ready: ProgramCheck = Field(default=None, repr=False)
+    ready_timeout: _Length = timedelta(minutes=1)
+    after: tuple[Name, ...] = ()
+    healthy: ProgramCheck = Field(default=None, repr=False)
+    failure_threshold: int = Field(default=3, ge=1)
 
     def environment_script(self, key: str = "") -> str:
         """Return a shell script that exports the environment variables that supervisord's file cannot contain, because
@@ -133,6 +221,20 @@ class ProgramConfiguration(Section):
             }
             section.__dict__.update(command=f"{_RUN_WITH_FILE} {self.command}", environment=easy | own)
         yield from super(ProgramConfiguration, section)._lines(header)
+
+    @model_validator(mode="after")
+    def _check_checks(self) -> Self:
+        if "log" in (self.healthy or {}):
+            raise InputError(
+                "healthy is a LogLine, but a line in a log does not show whether the program works now; give a "
+                "TcpCheck or an HttpCheck"
+            )
+        logs = [self.stdout_logfile, *([] if self.redirect_stderr else [self.stderr_logfile])]
+        if "log" in (self.ready or {}) and all(str(log).lower() in _NO_LOG_FILES for log in logs):
+            raise InputError(
+                "ready is a LogLine, but the program has no log file; set stdout_logfile or stderr_logfile"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -185,9 +287,35 @@ class EventListenerConfiguration(ProgramConfiguration):
 
     @model_validator(mode="after")
     def _check_protocol(self) -> Self:
+        unused = sorted(self._not_in_file & self.model_fields_set)
+        if unused:
+            raise InputError(f"{unused[0]} cannot be used for an event listener; remove {unused[0]}")
         if self.redirect_stderr or self.stdout_capture_maxbytes != "0":
             raise InputError(
                 "redirect_stderr and stdout_capture_maxbytes cannot be used for an event listener, because supervisord "
                 "reads the listener's answers from its standard output; remove both fields"
             )
         return self
+
+
+def start_order(programs: Mapping[str, ProgramConfiguration]) -> list[str]:
+    """Return the names of the programs in an order in which each program comes after the programs in its ``after``.
+
+    :raises InputError: if there is no such order, or if a name in ``after`` is not the name of a program.
+    """
+    for name, program in programs.items():
+        unknown = [other for other in program.after if other not in programs]
+        if unknown:
+            raise InputError(
+                f"after of the program {name!r} contains {unknown[0]!r}, which is not the name of a program in the "
+                "fields program and fcgiprogram; check the name"
+            )
+    try:
+        return [
+            *TopologicalSorter({name: program.after for name, program in programs.items()}).static_order()
+        ]
+    except CycleError as error:
+        cycle = " -> ".join(error.args[1])
+        raise InputError(
+            f"after makes programs wait for each other: {cycle}; remove one of these names from after"
+        ) from None

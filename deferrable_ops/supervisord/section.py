@@ -41,6 +41,8 @@ class Section(Model):
     _expressions: ClassVar[frozenset[str]] = IN_DAEMON
     _expressions_of: ClassVar[Mapping[str, frozenset[str]]] = {}
     _expanded_twice: ClassVar[frozenset[str]] = frozenset()
+    # The fields that only this library uses. supervisord's configuration file does not contain them.
+    _not_in_file: ClassVar[frozenset[str]] = frozenset()
 
     def to_cfg(self, key: str = "") -> str:
         """Return the section as text for supervisord's configuration file. Fields that have their default value are
@@ -61,6 +63,8 @@ class Section(Model):
     def _lines(self, header: str) -> Iterator[tuple[str, str]]:
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
+            if name in self._not_in_file:
+                continue
             if value is not None and (
                 field.is_required() or value != field.get_default(call_default_factory=True)
             ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -114,6 +115,24 @@ def test_programs_that_end_well_fail_or_are_started_again_take_no_worker_and_lea
     assert steps(fails, *STOPS) == dict.fromkeys(STOPS, "success")
     assert Place.of(airflow, fails).is_clean()
     program_that_failed_is_started_again_and_the_next_run_adopts_its_supervisord(airflow, "sup")
+
+
+def test_notices_of_a_crash_loop_read_connections_and_have_the_exit_code(airflow: RealAirflow) -> None:
+    airflow.client.post(
+        "/connections", {"connection_id": "pager", "conn_type": "http", "host": "pager.example.com"}
+    )
+    run = airflow.trigger("sup_notices")
+    run.wait_for("failed", timeout=180)
+    assert run.worker_processes() == 0
+    file = Path(airflow.environment["SUPERVISOR_FOLDERS"]) / "notices"
+    notices = [json.loads(line) for line in file.read_text().splitlines()]
+    task_id = "sup_notices-check-programs"
+    assert {one["text"] for one in notices} == {
+        f"{kind} in {task_id}" for kind in ("restarted", "crash_loop", "given_up")
+    }
+    for one in notices:
+        assert one["hosts"] == ["pager.example.com"] * 2
+        assert (one["program"], one["exitstatus"], one["last_lines"][-1]) == ("test", 3, "last words")
 
 
 # Not on SQLite, which gives a deleted trigger's id to the next: the teardown of a run that a user ends is that, and the

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from deferrable_ops.checks import HttpCheck, TcpCheck
 from deferrable_ops.operators.supervisor.health import check_supervisor_health
 from deferrable_ops.operators.supervisor.supervisor import Supervisor, SupervisorSSH
 from deferrable_ops.supervisord import (
@@ -14,6 +15,7 @@ from deferrable_ops.supervisord import (
     GroupConfiguration,
     IncludeConfiguration,
     InetHttpServerConfiguration,
+    LogLine,
     ProgramConfiguration,
     ProgramPolicy,
     RpcInterfaceConfiguration,
@@ -50,8 +52,10 @@ __all__ = [
     "EventListenerConfiguration",
     "FcgiProgramConfiguration",
     "GroupConfiguration",
+    "HttpCheck",
     "IncludeConfiguration",
     "InetHttpServerConfiguration",
+    "LogLine",
     "ProgramConfiguration",
     "ProgramPolicy",
     "RpcInterfaceConfiguration",
@@ -75,6 +79,7 @@ __all__ = [
     "SupervisorTaskArgs",
     "SupervisorctlConfiguration",
     "SupervisordConfiguration",
+    "TcpCheck",
     "UnixHttpServerConfiguration",
     "check_supervisor_health",
     "load_airflow_config",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from airflow.sdk import DAG, BaseOperator
+from airflow.sdk import DAG, BaseNotifier, BaseOperator
 from airflow.sdk.definitions._internal.contextmanager import TaskGroupContext
 from pydantic import ValidationError
 
 from deferrable_ops.exceptions import InputError
+from deferrable_ops.operators.high_availability.check_callables import triggerer_import_problem
 from deferrable_ops.supervisord import (
     SSHOperatorArgs,
     SupervisorAirflowConfiguration,
@@ -19,7 +21,9 @@ from deferrable_ops.supervisord import (
 )
 from deferrable_ops.supervisord.airflow import fields_of_hook
 from deferrable_ops.supervisord.defaults import DEFAULT_NAME, given_working_dir
+from deferrable_ops.supervisord.policy import NOTIFIER_FIX, ProgramNotifier
 from deferrable_ops.triggers.supervisor.configuration import START_STEPS, TEARDOWN_STEPS
+from deferrable_ops.triggers.supervisor.watch.notices import takes_context
 
 C = TypeVar("C", bound=SupervisorAirflowConfiguration)
 
@@ -98,6 +102,47 @@ def override_remote(cfg: C, host: str | None, port: int | str | None, own: Mappi
     if port is not None:
         data["airflow"] = cfg.airflow.model_dump(exclude_unset=True) | {"port": port}
     return _validate(type(cfg), data)
+
+
+def with_notifiers(cfg: C, given: Any) -> C:
+    """Return a configuration in which the argument ``on_program_event`` of a Supervisor replaces the field of `cfg`.
+
+    :raises InputError: if a notifier cannot be sent to the Triggerer.
+    """
+    return _validate(type(cfg), cfg.given_fields | {"on_program_event": given})
+
+
+def require_notifiers(cfg: SupervisorAirflowConfiguration, dag_file: str | None) -> None:
+    """Import the notifiers of a configuration, and check that the Triggerer can call them.
+
+    :param dag_file: the path of the DAG file; None if this path is unknown.
+    :raises InputError: if a notifier cannot be imported in the Triggerer, is not asynchronous, or does not accept its
+        kwargs.
+    """
+    for notifier in cfg.on_program_event:
+        problem = _notifier_problem(notifier, dag_file)
+        if problem is not None:
+            raise InputError(f"on_program_event={notifier.path!r} {problem}; {NOTIFIER_FIX}")
+
+
+def _notifier_problem(notifier: ProgramNotifier, dag_file: str | None) -> str | None:
+    try:
+        found = pkgutil.resolve_name(notifier.path)
+    except Exception as error:
+        return f"cannot be imported ({type(error).__name__}: {error})"
+    if (problem := triggerer_import_problem(found, dag_file, "the notifier")) is not None:
+        return f"cannot be imported in the Triggerer, because {problem}"
+    is_notifier = inspect.isclass(found) and issubclass(found, BaseNotifier)
+    if is_notifier and found.async_notify is BaseNotifier.async_notify:
+        return "has no async_notify, so it cannot be called in the Triggerer"
+    if not is_notifier and not inspect.iscoroutinefunction(found):
+        return "is neither a subclass of BaseNotifier nor an async function"
+    own: dict[str, Any] = {"context": {}} if not is_notifier and takes_context(found) else {}
+    try:
+        inspect.signature(found).bind(**notifier.kwargs, **own)
+    except TypeError as error:
+        return f"does not accept its kwargs ({error})"
+    return None
 
 
 def with_working_dir(cfg: C, dag: DAG, name: str, task_group: Any = None) -> C:

@@ -17,8 +17,10 @@ from deferrable_ops.operators.supervisor.arguments import (
     override_remote,
     parse_configuration,
     parse_steps,
+    require_notifiers,
     split_task_arguments,
     teardown_retries,
+    with_notifiers,
     with_working_dir,
 )
 from deferrable_ops.operators.supervisor.hosts import host_name, port_number
@@ -50,6 +52,8 @@ class Supervisor(Pipeline):
     :param conf: a dict, or a JSON object as a string, that is merged into the conf of this DAG run to get the conf of
         the next DAG run, if the DAG triggers another run of itself; templated. By default, the next run keeps the conf,
         and thus the params, of this run.
+    :param on_program_event: replaces the field of the same name in `cfg`: notifiers that the Triggerer calls for events
+        of programs, for example ``AsyncCallback("package.module.Notifier", kwargs={...})``, or a list of these.
     :param steps: a dict with tasks of the same DAG. Each of these tasks replaces the task that the Supervisor would
         create for a step. A key of `steps` is the name of the replaced step, for example ``restart-programs``. The task
         for the key ``check-programs`` must be a HighAvailabilityOperator.
@@ -70,6 +74,7 @@ class Supervisor(Pipeline):
         cfg: SupervisorAirflowConfiguration | Mapping[str, Any] | None = None,
         *,
         conf: Mapping[str, Any] | str | None = None,
+        on_program_event: Any = None,
         steps: Mapping[str, Any] | None = None,
         name: str | None = None,
         task_id: str | None = None,
@@ -83,6 +88,8 @@ class Supervisor(Pipeline):
         self.dag = found
         self.name = name or found.dag_id
         given = parse_configuration(self.configuration_class, cfg)
+        if on_program_event is not None:
+            given = with_notifiers(given, on_program_event)
         super().__init__(with_working_dir(given, found, self.name, kwargs.get("task_group")))
         self._steps = parse_steps(steps or {})
         if conf is not None and CHECK in self._steps:
@@ -90,6 +97,13 @@ class Supervisor(Pipeline):
                 f"conf= has no effect, because steps[{CHECK!r}] replaces the task that triggers the DAG again; give "
                 "conf= to that task instead"
             )
+        for field in ("rolling", "on_program_event"):
+            if getattr(self.cfg, field) and CHECK in self._steps:
+                raise InputError(
+                    f"{field}= has no effect, because steps[{CHECK!r}] replaces the task that watches the programs; "
+                    f"remove one of the two"
+                )
+        require_notifiers(self.cfg, found.fileloc)
         self._conf = conf
         self._arguments, self._first_task_arguments = split_task_arguments(kwargs, self.cfg.pool)
         self.setup_dag()

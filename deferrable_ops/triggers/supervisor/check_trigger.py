@@ -31,6 +31,8 @@ from deferrable_ops.triggers.supervisor.configuration import (
 from deferrable_ops.triggers.supervisor.host import SupervisorHost, open_host
 from deferrable_ops.triggers.supervisor.steps import wrong_host_reason
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
+from deferrable_ops.triggers.supervisor.watch.liveness import start_liveness_checks
+from deferrable_ops.triggers.supervisor.watch.notices import Notices
 from deferrable_ops.triggers.supervisor.watch.process_xcoms import FAILURE, STATUS, ProcessXComs
 from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatcher, parse_processes
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState, load_saved_state
@@ -146,8 +148,19 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
                 with _inbox_calls.slot() as granted:
                     await granted
                     saved = await load_saved_state(self.inbox, await self.inbox.waits.get(self.current.id))
-                watcher = ProgramWatcher(host, readings, saved, self.current.attempt)
-                return await self._watch(evaluator, host, watcher)
+                notices = Notices(host, self.current.attempt) if config.on_program_event else None
+                watcher = ProgramWatcher(host, readings, saved, self.current.attempt, notices)
+                checks = start_liveness_checks(host, watcher)
+                try:
+                    outcome = await self._watch(evaluator, host, watcher)
+                    if notices is not None:
+                        await notices.finish()
+                    return outcome
+                finally:
+                    for check in checks:
+                        check.cancel()
+                    if notices is not None:
+                        notices.cancel()
 
     async def _watch(
         self, evaluator: CheckEvaluator, host: SupervisorHost, watcher: ProgramWatcher
@@ -170,6 +183,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
             if (evaluator.state, watcher.state) != saved:
                 saved = evaluator.state, watcher.state
                 await self._save(*saved)
+            watcher.send_notices()
             if outcome is None:
                 xcoms.show(watcher.facts, watcher.programs)
             else:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -26,8 +27,10 @@ from deferrable_ops.supervisord.airflow import (
     SupervisorAirflowConfiguration,
     SupervisorSSHAirflowConfiguration,
 )
+from deferrable_ops.supervisord.program_sections import start_order
 from deferrable_ops.supervisord.rendering import IN_DAEMON, IN_PROCESS, render_value
 from deferrable_ops.supervisord.values import REVEAL
+from deferrable_ops.triggers.supervisor.program_checks import validate_checks
 from deferrable_ops.upstreams.machine.machine import MachineAddress
 from deferrable_ops.upstreams.supervisord.client import SupervisordAddress
 
@@ -84,14 +87,15 @@ def serialize_configuration(cfg: SupervisorAirflowConfiguration) -> str:
 
     :raises ConfigurationError: if the configuration has a password, but Airflow has no ``fernet_key``, with which the
         password could be encrypted.
-    :raises InputError: if supervisord's configuration file cannot contain one of the values, or if the password is a
-        hash.
+    :raises InputError: if supervisord's configuration file cannot contain one of the values, if the password is a hash,
+        or if a check of a program has an invalid argument.
     """
     supervisord_address(cfg, cfg.socket_path)
+    validate_checks(cfg)
     cfg.to_cfg()
     kind = next(kind for kind, of_kind in reversed(_KINDS.items()) if isinstance(cfg, of_kind))
     text = _shortest(kind, cfg)
-    if not any(_secrets_of(cfg)):
+    if not any(_secrets_of(cfg)) and not any(notifier.kwargs for notifier in cfg.on_program_event):
         return text
     ciphers = _ciphers()
     if ciphers:
@@ -208,12 +212,17 @@ def stop_seconds(cfg: SupervisorAirflowConfiguration) -> float:
 
 
 def start_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return the longest time in seconds until each program has started, or its last start attempt has failed."""
-    # Before each further attempt, supervisord waits one second longer than before the previous attempt.
-    return max(
-        float(program.startsecs * (program.startretries + 1) + sum(range(program.startretries + 1)))
-        for program in cfg.programs.values()
-    )
+    """Return the longest time in seconds until each program has started and is ready, or its last start attempt has
+    failed. A program starts when the programs in its ``after`` are ready.
+    """
+    ends: dict[str, float] = {}
+    for name in start_order(cfg.programs):
+        program = cfg.programs[name]
+        # Before each further attempt, supervisord waits one second longer than before the previous attempt.
+        start = program.startsecs * (program.startretries + 1) + sum(range(program.startretries + 1))
+        ready = program.ready_timeout.total_seconds() if program.ready else 0.0
+        ends[name] = max((ends[other] for other in program.after), default=0.0) + start + ready
+    return max(ends.values())
 
 
 def step_timeout(cfg: SupervisorAirflowConfiguration, step: StepName) -> float:
@@ -287,13 +296,20 @@ def _mask_truncated_start(text: str, forms: Sequence[str]) -> str:
 
 
 def _secrets_of(cfg: SupervisorAirflowConfiguration) -> Iterator[str]:
-    """Yield all passwords, and all values of environment variables and plugin options, which may contain passwords."""
+    """Yield all passwords, and all values of environment variables, plugin options and headers of checks, which may
+    contain passwords.
+    """
     for server in (cfg.unix_http_server, cfg.inet_http_server, cfg.supervisorctl, cfg.airflow):
         if server is not None and server.password is not None:
             yield server.password.get_secret_value()
     programs = (*cfg.programs.values(), *cfg.eventlistener.values())
     for environment in (cfg.supervisord.environment, *(program.environment for program in programs)):
         yield from environment.values()
+    for check in (check for program in cfg.programs.values() for check in (program.ready, program.healthy)):
+        http = (check or {}).get("http", {})
+        yield from (http.get("headers") or {}).values()
+        address = urlsplit(str(http.get("url", "")))
+        yield from (text for text in (address.username, address.password, address.query) if text)
     for interface in cfg.rpcinterface.values():
         yield from map(str, interface.kwargs.values())
     if isinstance(cfg, SupervisorSSHAirflowConfiguration):

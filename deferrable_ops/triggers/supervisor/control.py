@@ -18,7 +18,7 @@ from deferrable_ops.triggers.supervisor.configuration import StepName, step_time
 from deferrable_ops.triggers.supervisor.daemon import daemon, files, programs
 from deferrable_ops.triggers.supervisor.daemon.drift import update_groups
 from deferrable_ops.triggers.supervisor.daemon.processes import end_orphans, find_daemons
-from deferrable_ops.triggers.supervisor.daemon.programs import StartSnapshot
+from deferrable_ops.triggers.supervisor.daemon.readiness import StartSnapshot
 from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost, open_host
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class HostControl:
             if restart:
                 await programs.stop_running(host, before)
             await update_groups(host)
-            return await programs.start_programs(host, before)
+            return await programs.start_programs(host, await before.with_logs(host))
 
         return _run(cfg, "restart-programs" if restart else "start-programs", start)
 

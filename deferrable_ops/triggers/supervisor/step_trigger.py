@@ -31,10 +31,13 @@ from deferrable_ops.triggers.supervisor.configuration import (
     load_configuration,
     outage_source,
 )
+from deferrable_ops.triggers.supervisor.daemon.readiness import NotReady
 from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost, open_host
 from deferrable_ops.triggers.supervisor.steps import StepRunner
 from deferrable_ops.triggers.supervisor.teardown import tear_down_if_killed
+from deferrable_ops.triggers.supervisor.watch.notices import Notices
 from deferrable_ops.triggers.supervisor.watch.process_xcoms import FAILURE, ProcessXComs
+from deferrable_ops.triggers.supervisor.watch.program_events import find_start_failures
 
 _TRANSIENT: Final = (MachineUnavailable, SupervisordUnavailable)
 _CANCELLABLE_STEPS: Final = frozenset(
@@ -185,18 +188,25 @@ class SupervisorStepTrigger(TaskTrigger):
             )
             try:
                 return await runner.run(self.step)
-            except StepFailed:
+            except StepFailed as failed:
                 if self.step in _PROGRAM_STEPS:
-                    await self._push_failure(host)
+                    await self._report_failure(host, failed)
                 raise
 
-    async def _push_failure(self, host: SupervisorHost) -> None:
+    async def _report_failure(self, host: SupervisorHost, failed: StepFailed) -> None:
         try:
             found = processes_by_program(self._cfg, await host.processes())
         except (*_TRANSIENT, MachineRefused, SupervisordRefused) as error:
             self.log.warning("Could not read the states of the programs: %s", error)
-        else:
-            await ProcessXComs(self.push_xcom, self.log).fail(host, found)
+            return
+        await ProcessXComs(self.push_xcom, self.log).fail(host, found)
+        if self._cfg.on_program_event:
+            notices = Notices(host, self.current.attempt)
+            notices.add(find_start_failures(found, failed.reasons if isinstance(failed, NotReady) else {}))
+            try:
+                await notices.finish()
+            finally:
+                notices.cancel()
 
     async def _restore_lost_progress(self) -> None:
         """If the inbox has lost the progress of a step that starts programs, restore this progress from Airflow.

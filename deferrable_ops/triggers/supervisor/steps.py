@@ -19,7 +19,7 @@ from deferrable_ops.triggers.supervisor.daemon import daemon, files, programs
 from deferrable_ops.triggers.supervisor.daemon.daemon import lifetime_warning
 from deferrable_ops.triggers.supervisor.daemon.drift import update_groups
 from deferrable_ops.triggers.supervisor.daemon.processes import end_orphans, find_daemons
-from deferrable_ops.triggers.supervisor.daemon.programs import StartSnapshot
+from deferrable_ops.triggers.supervisor.daemon.readiness import StartSnapshot
 from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import Identity
 
@@ -122,6 +122,9 @@ class StepRunner:
         if before.restart:
             await programs.stop_running(self._host, before)
         await update_groups(self._host)
+        if (with_logs := await before.with_logs(self._host)) is not before:
+            before = with_logs
+            await self._inbox.waits.save_progress(wait.id, before.as_json())
         return _program_states(await programs.start_programs(self._host, before))
 
     async def restart_programs(self) -> StepResult:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup
+from airflow.sdk import DAG, AsyncCallback, TaskGroup
 
 from deferrable_ops.operators.supervisor import (
     AirflowConfiguration,
@@ -73,6 +73,20 @@ run_here_and_over_ssh(
     program={"autorestart": True, "startsecs": 1},
     policy=ProgramPolicy(crash_restarts=2, crash_give_up=0, otherwise="fail"),
 )
+
+with DAG("sup_notices", schedule=None):
+    Supervisor(
+        cfg=config(
+            "notices",
+            "sh -c 'echo last words; sleep 1.2; exit 3'",
+            program={"autorestart": True, "startsecs": 1},
+            policy=ProgramPolicy(crash_restarts=2, crash_give_up=0, otherwise="fail"),
+        ),
+        on_program_event=AsyncCallback(
+            "program_notices.Pager",
+            kwargs={"conn_id": "pager", "text": "{{ event.kind }} in {{ ti.task_id }}"},
+        ),
+    )
 
 run_here_and_over_ssh("never_ends", "sleep 14400", runtime=45)
 

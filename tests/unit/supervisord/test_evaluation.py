@@ -347,3 +347,27 @@ def test_history_of_another_version_is_read() -> None:
 
 def test_overall_verdict_needs_no_history() -> None:
     assert overall_verdict(config(), {"test": (process(),)}, {"test": ProgramPolicy()}).action is None
+
+
+@pytest.mark.parametrize(
+    "dead",
+    [
+        process(ProcessState.FATAL, name="a", group="a"),
+        process(ProcessState.EXITED, 3, name="a", group="a"),
+        process(ProcessState.STOPPED, start=0, name="a", group="a"),
+    ],
+)
+def test_program_that_a_rolling_update_replaced_ends_the_task_only_if_no_other_runs(dead: Process) -> None:
+    programs = config(program={"a": {"command": "x"}, "b": {"command": "y"}})
+    replaced = {"a:a": CrashHistory(dead.start, 41, is_replaced=True)}
+    other = process(name="b", group="b")
+    assert evaluate(programs, [dead, other], replaced).verdict.action is None
+    assert evaluate(programs, [dead, other], {}).verdict.action is Action.RETRIGGER
+    ended = process(ProcessState.EXITED, name="b", group="b")
+    assert evaluate(programs, [dead, ended], replaced).verdict.action is Action.RETRIGGER
+
+
+def test_replaced_program_is_saved() -> None:
+    replaced = CrashHistory(START, 42, is_replaced=True)
+    assert CrashHistory.from_json(replaced.to_json()) == replaced
+    assert "is_replaced" not in CrashHistory(START, 42).to_json()

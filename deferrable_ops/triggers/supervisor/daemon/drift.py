@@ -8,14 +8,18 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, SupervisordUnavailable
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
+from deferrable_ops.supervisord.crash_loops import CrashHistory
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import ALIVE, Process, Verdict
 from deferrable_ops.triggers.supervisor.configuration import step_timeout
+from deferrable_ops.triggers.supervisor.daemon.readiness import NotReady
+from deferrable_ops.triggers.supervisor.daemon.rolling import RollingUpdate
 from deferrable_ops.triggers.supervisor.host import (
     Fault,
     StepFailed,
@@ -120,8 +124,9 @@ async def update_groups(host: SupervisorHost) -> Drift:
     """Apply the configuration file to all groups of programs that have no running process. Return the remaining
     differences.
 
-    If the field ``drift`` is ``apply``, groups that run with other settings are stopped and started again with the
-    settings in the file. Otherwise, groups that run with other settings keep running.
+    If the field ``drift`` is ``apply``, groups that run with other settings are stopped, and the caller starts them
+    again with the settings in the file. Otherwise, groups that run with other settings keep running. With ``rolling``,
+    only groups that are no longer configured are stopped: the task that watches the programs replaces the others.
 
     :raises StepFailed: if supervisord cannot read its configuration file; or if the field ``drift`` is ``fail``, and a
         group runs with other settings.
@@ -141,17 +146,25 @@ async def update_groups(host: SupervisorHost) -> Drift:
     if host.cfg.drift == "warn":
         host.log.warning("supervisord runs another configuration than this task's: %s", drift)
         return drift
+    later = drift.changed if host.cfg.rolling else ()
+    if later:
+        host.log.info(
+            "The task that watches the programs will replace these changed programs, one after another: %s",
+            ", ".join(later),
+        )
+        drift = replace(drift, changed=())
     groups = (*drift.changed, *drift.removed)
-    await host.check_claim()
-    host.log.info(
-        "Stopping the program groups that run with another configuration than this task's: %s",
-        ", ".join(groups),
-    )
-    await host.rpc.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
+    if groups:
+        await host.check_claim()
+        host.log.info(
+            "Stopping the program groups that run with another configuration than this task's: %s",
+            ", ".join(groups),
+        )
+        await host.rpc.multicall([("supervisor.stopProcessGroup", (group, False)) for group in groups])
     while drift.changed or drift.removed:
         await asyncio.sleep(host.timings.poll_interval)
         drift = await _replace_idle_groups(host, drift)
-    return drift
+    return replace(drift, changed=later)
 
 
 async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
@@ -181,13 +194,13 @@ async def _replace_idle_groups(host: SupervisorHost, drift: Drift) -> Drift:
 
 async def apply_configuration(
     config: SupervisorAirflowConfiguration, machine: Machine, client: Supervisord
-) -> Drift:
-    """Apply the task's configuration to supervisord, and return the differences that existed before. This function is
-    idempotent.
+) -> tuple[Drift, tuple[str, ...]]:
+    """Apply the task's configuration to supervisord. Return the differences that this call has removed, and the changed
+    groups that still run with other settings. This function is idempotent.
 
     Groups that run with other settings are stopped, and replaced by groups with the settings in the task's
     configuration. In a replaced group, only the processes that were running before are started again. In a new group,
-    all processes are started.
+    all processes are started. With ``rolling``, programs that run with other settings keep running.
 
     :raises SupervisordUnavailable: if a group did not stop within the timeout, or supervisord does not respond.
     """
@@ -197,23 +210,44 @@ async def apply_configuration(
         await machine.write(config.config_path, config.to_cfg().encode())
         drift = replace(await find_drift(config, machine, client), other_file=True)
     if not (drift.added or drift.changed or drift.removed):
-        return drift
+        return drift, ()
     running = [process for process in map(Process.from_info, await client.processes()) if process.is_alive]
+    left: tuple[str, ...] = ()
+    if config.rolling:
+        alive = {process.group for process in running} - config.eventlistener.keys()
+        left = tuple(group for group in drift.changed if group in alive)
+        drift = replace(drift, changed=tuple(group for group in drift.changed if group not in alive))
+    if drift.added or drift.changed or drift.removed:
+        await replace_groups(config, client, drift, running)
+    return drift, left
+
+
+async def replace_groups(
+    config: SupervisorAirflowConfiguration, client: Supervisord, drift: Drift, running: Sequence[Process]
+) -> dict[str, SupervisordRefused]:
+    """Replace the changed groups at the same time, remove the removed groups, and add and start the added groups.
+
+    Return the refused starts of processes, by the process's full name.
+
+    :param running: the processes that ran before the change. Of a changed group, only these are started again.
+    :raises SupervisordUnavailable: if a group did not stop within the timeout, or supervisord does not respond.
+    """
     await _remove_groups(client, (*drift.changed, *drift.removed), step_timeout(config, "stop-programs"))
+    started = [process.full_name for process in running if process.group in drift.changed]
     # Add and start the groups in one request. Between two requests, the programs would look as if supervisord had never
     # started them.
-    await client.multicall(
+    answers = await client.multicall(
         [
             *(("supervisor.addProcessGroup", (group,)) for group in (*drift.changed, *drift.added)),
             *(("supervisor.startProcessGroup", (group, False)) for group in drift.added),
-            *(
-                ("supervisor.startProcess", (process.full_name, False))
-                for process in running
-                if process.group in drift.changed
-            ),
+            *(("supervisor.startProcess", (name, False)) for name in started),
         ]
     )
-    return drift
+    return {
+        name: answer
+        for name, answer in zip(reversed(started), reversed(answers), strict=False)
+        if isinstance(answer, SupervisordRefused)
+    }
 
 
 async def _remove_groups(client: Supervisord, groups: Sequence[str], timeout: float) -> None:
@@ -248,10 +282,15 @@ class Reconciliation(NamedTuple):
     :param is_current: whether the poll result may be evaluated. If this process has changed programs after the poll,
         `is_current` is False, and the caller must wait for the next poll result.
     :param verdict: the verdict with which the task fails because of drift; None if the task continues.
+    :param next: the processes that a rolling update replaces next; an empty tuple if the rolling update has ended; None
+        if the caller has nothing to replace.
+    :param failed: the programs because of which a rolling update has stopped, each with the reason.
     """
 
     is_current: bool
     verdict: Verdict | None = None
+    next: tuple[Process, ...] | None = None
+    failed: Mapping[str, str] = MappingProxyType({})
 
 
 _CURRENT: Final = Reconciliation(True)
@@ -277,27 +316,41 @@ class DriftReconciler:
         self._log = host.log
         self._changes = _changes.setdefault(host.rpc, _Changes())
         self._known_changes = self._changes.count
-        self._starts: Mapping[str, int] | None = None
+        self._starts: Mapping[str, object] | None = None
         self._not_before = 0.0
         self._last_warning = ""
+        self._rolling = RollingUpdate(host) if host.cfg.rolling else None
         self.is_due = True
 
-    async def reconcile(self, starts: Mapping[str, int]) -> Reconciliation:
+    async def reconcile(
+        self,
+        processes: Sequence[Process],
+        starts: Mapping[str, object],
+        histories: Mapping[str, CrashHistory],
+    ) -> Reconciliation:
         """Look for drift if processes were added, removed or restarted. If there is drift, handle it according to the
         field ``drift``.
 
         With ``drift='apply'``, this method may write supervisord's configuration file and restart programs.
 
-        :param starts: the start time of each process in the newest poll result, by the process's full name.
+        :param processes: all processes of supervisord in the newest poll result.
+        :param starts: the start time of each of these processes, by the process's full name.
+        :param histories: the crash histories of the processes.
         """
         if self._may_show_a_change():
             return _OUTDATED
-        now = asyncio.get_running_loop().time()
-        self.is_due = starts != self._starts
-        if not self.is_due or now < self._not_before:
-            return _CURRENT
+        now, rolling = asyncio.get_running_loop().time(), self._rolling
+        if rolling is not None:
+            # A rolling update that has stopped continues after each start, also after a second one in one second.
+            starts = {process.full_name: (process.start, process.pid) for process in processes}
+        if rolling is None or not rolling.is_active:
+            self.is_due = starts != self._starts
+            if not self.is_due or now < self._not_before:
+                return _CURRENT
         self._starts, self._not_before, self.is_due = starts, now + self.min_interval, False
         try:
+            if rolling is not None:
+                return await self._roll(rolling, processes, histories)
             return await (self._apply() if self._config.drift == "apply" else self._report())
         except (MachineUnavailable, SupervisordUnavailable) as error:
             self._log.warning(
@@ -305,6 +358,23 @@ class DriftReconciler:
             )
             self._starts, self.is_due = None, True
             return _CURRENT
+
+    async def replace(self, processes: Sequence[Process]) -> dict[str, SupervisordRefused] | None:
+        """Stop running processes, and start them with the settings in the configuration file. Return the refused starts
+        by the process's full name; None if another task, or another triggerer, has replaced the processes.
+
+        :raises SupervisordUnavailable: if a process did not stop within the timeout, or supervisord does not respond.
+        """
+        groups = {process.group for process in processes}
+        async with self._changes.lock:
+            drift = await find_drift(self._config, self._machine, self._client)
+            changed = tuple(groups.intersection(drift.changed))
+            if not changed:
+                return None
+            try:
+                return await replace_groups(self._config, self._client, Drift(changed=changed), processes)
+            finally:
+                self._changes.count += 1
 
     def _may_show_a_change(self) -> bool:
         """Return whether the poll result may be older than a change of the configuration, which restarts programs."""
@@ -333,16 +403,47 @@ class DriftReconciler:
         return _CURRENT
 
     async def _apply(self) -> Reconciliation:
+        applied, _ = await self._apply_now()
+        return _OUTDATED if applied else _CURRENT
+
+    async def _apply_now(self) -> tuple[Drift, tuple[str, ...]]:
         # Several tasks may watch one supervisord. The first task applies the change; the others find no difference.
         async with self._changes.lock:
-            drift = None
+            applied: Drift | None = None
+            left: tuple[str, ...] = ()
             try:
-                drift = await apply_configuration(self._config, self._machine, self._client)
+                applied, left = await apply_configuration(self._config, self._machine, self._client)
             finally:
-                self._changes.count += drift is None or bool(drift)
-        if not drift:
-            return _CURRENT
-        self._log.info(
-            "Applied this task's configuration to supervisord. Before, these differences existed: %s", drift
-        )
-        return _OUTDATED
+                self._changes.count += applied is None or bool(applied)
+        if applied:
+            self._log.info(
+                "Applied this task's configuration to supervisord%s. Before, these differences existed: %s",
+                f", except to the running programs {', '.join(left)}" if left else "",
+                applied,
+            )
+        return applied, left
+
+    async def _roll(
+        self, rolling: RollingUpdate, processes: Sequence[Process], histories: Mapping[str, CrashHistory]
+    ) -> Reconciliation:
+        applied, left = await self._apply_now()
+        is_replaced = any(history.is_replaced for history in histories.values())
+        if (applied and not applied.unreadable) or left or is_replaced:
+            self.is_due = rolling.is_active = True
+        if applied or not rolling.is_active:
+            return _OUTDATED if applied else _CURRENT
+        try:
+            due = await rolling.next(left, processes, histories)
+        except NotReady as stopped:
+            rolling.stop()
+            self.is_due = False
+            self._log.error(
+                "Stopped the rolling update: %s. Programs that keep running with their old configuration: %s",
+                stopped,
+                ", ".join(left) or "none",
+            )
+            return Reconciliation(True, failed=stopped.reasons)
+        if due == ():
+            rolling.stop()
+            self._log.info("Replaced all changed programs, one after another; all of them run")
+        return Reconciliation(True, next=due)

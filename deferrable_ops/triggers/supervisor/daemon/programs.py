@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import Final
 
 from deferrable_ops.exceptions import SupervisordRefused
 from deferrable_ops.supervisord.policy import Action
 from deferrable_ops.supervisord.processes import ALIVE, Process, ProcessState, processes_by_program
 from deferrable_ops.triggers.supervisor.configuration import stop_seconds
+from deferrable_ops.triggers.supervisor.daemon.readiness import CHANGING, NotReady, StartOrder, StartSnapshot
 from deferrable_ops.triggers.supervisor.host import (
     Fault,
     StepFailed,
@@ -25,7 +26,6 @@ from deferrable_ops.triggers.supervisor.host import (
     classify_refusal,
 )
 
-_CHANGING: Final = frozenset({ProcessState.STARTING, ProcessState.BACKOFF, ProcessState.STOPPING})
 _STOPPABLE: Final = ALIVE - {ProcessState.STOPPING}
 NOT_STARTED: Final = frozenset({ProcessState.FATAL, ProcessState.UNKNOWN, ProcessState.STOPPED})
 """The states of a process that was to be started, but could not be started."""
@@ -35,40 +35,10 @@ NOT_STARTED: Final = frozenset({ProcessState.FATAL, ProcessState.UNKNOWN, Proces
 _FAILURES: Final = frozenset({Action.FAIL, Action.RETRY})
 
 
-@dataclass(frozen=True, slots=True)
-class StartSnapshot:
-    """The start times of all processes before a step starts programs.
-
-    :param starts: the time of the newest start of each process, by the process's full name; 0 if the process was never
-        started. The times are whole seconds since 1970 on supervisord's clock.
-    :param restart: whether the step also restarts processes that are running.
-    """
-
-    starts: Mapping[str, int]
-    restart: bool
-
-    @classmethod
-    def of(cls, processes: Iterable[Process], *, restart: bool) -> Self:
-        """Return a snapshot of the start times of the given processes."""
-        return cls({process.full_name: process.start for process in processes}, restart)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return the snapshot from the JSON object that :meth:`as_json` returned."""
-        return cls(dict(data["starts"]), bool(data["restart"]))
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the snapshot as a JSON object."""
-        return {"starts": dict(self.starts), "restart": self.restart}
-
-    def is_new(self, process: Process) -> bool:
-        """Return whether the newest start of a process is later than its start in the snapshot."""
-        return process.start > self.starts.get(process.full_name, 0)
-
-
-async def read_programs(host: SupervisorHost) -> list[Process]:
+async def read_programs(host: SupervisorHost, only: Collection[str] | None = None) -> list[Process]:
     """Return the processes of all programs in the configuration, in the order in which supervisord starts them.
 
+    :param only: the names of the programs whose processes are returned; None means all programs.
     :raises StepFailed: if supervisord has not loaded one of the programs.
     """
     found = processes_by_program(host.cfg, await host.processes())
@@ -79,7 +49,7 @@ async def read_programs(host: SupervisorHost) -> list[Process]:
                 "clear the tasks 'configure-supervisor' and 'start-supervisor'"
             )
     by_priority = sorted(host.cfg.programs.items(), key=lambda item: item[1].priority)
-    return [process for name, _ in by_priority for process in found[name]]
+    return [process for name, _ in by_priority if only is None or name in only for process in found[name]]
 
 
 async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
@@ -90,22 +60,33 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
         await asyncio.sleep(host.timings.poll_interval)
 
 
-async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
-    """Start the programs that are not running, wait until each process has started or ended, and return the processes
-    of all programs.
+async def start_programs(
+    host: SupervisorHost, before: StartSnapshot, only: Collection[str] | None = None
+) -> list[Process]:
+    """Start the programs that are not running, wait until each process has started or ended and each program is ready,
+    and return the processes of these programs.
 
+    A program is started when the programs in its ``after`` are ready. A program that is not ready in time is stopped,
+    so that a retry of the step starts it again.
+
+    :param before: the snapshot from :meth:`StartSnapshot.with_logs`, which the caller has saved.
+    :param only: the names of the programs to start, which do not wait for other programs; None means all programs.
+    :raises NotReady: if a program was not ready within its ``ready_timeout``.
     :raises StepFailed: if a program could not be started; or if a program has ended, and the action of its policy for
         this end is FAIL or RETRY.
     """
-    requested: set[str] = set()
+    order = StartOrder(host, before, host.cfg.programs if only is None else only)
     while True:
-        found = await read_programs(host)
-        due = [process for process in found if process.state not in ALIVE and not before.is_new(process)]
-        due = [process for process in due if process.full_name not in requested]
+        found = await read_programs(host, only)
+        try:
+            due = await order.next(found)
+        except NotReady as late:
+            await _stop_and_wait(host, partial(read_programs, host, late.reasons))
+            raise
         if due:
-            requested.update(process.full_name for process in due)
             await _call(host, "supervisor.startProcess", due, Fault.ALREADY_STARTED)
-        elif not any(process.state in _CHANGING for process in found):
+        elif not order.is_waiting and not any(process.state in CHANGING for process in found):
+            order.check_blocked()
             _check_started(host, found)
             return found
         await asyncio.sleep(host.timings.poll_interval)
@@ -157,7 +138,7 @@ async def restart_program(host: SupervisorHost, program: str) -> list[Process]:
                 raise StepFailed(f"{name}: {answer}")
     while True:
         found = await own()
-        if not any(process.state in _CHANGING for process in found):
+        if not any(process.state in CHANGING for process in found):
             return found
         await asyncio.sleep(host.timings.poll_interval)
 

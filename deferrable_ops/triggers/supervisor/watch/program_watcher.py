@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -13,7 +14,7 @@ from deferrable_ops.exceptions import MachineUnavailable, SupervisordRefused, Su
 from deferrable_ops.inbox import Attempt
 from deferrable_ops.outages import REPORT_LASTS, outages
 from deferrable_ops.supervisord.airflow import SupervisorAirflowConfiguration
-from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep
+from deferrable_ops.supervisord.crash_loops import CrashHistory, CrashLoopStep, begin_restart
 from deferrable_ops.supervisord.evaluation import (
     Evaluation,
     evaluate,
@@ -28,7 +29,13 @@ from deferrable_ops.triggers.supervisor.daemon.processes import find_daemons
 from deferrable_ops.triggers.supervisor.host import Fault, StepFailed, SupervisorHost
 from deferrable_ops.triggers.supervisor.watch.file_forwarding import FileForwarder
 from deferrable_ops.triggers.supervisor.watch.log_forwarding import LogForwarder
+from deferrable_ops.triggers.supervisor.watch.notices import Notices
 from deferrable_ops.triggers.supervisor.watch.output_copier import OutputCopier
+from deferrable_ops.triggers.supervisor.watch.program_events import (
+    ProgramEvent,
+    ProgramEventKind,
+    find_events,
+)
 from deferrable_ops.triggers.supervisor.watch.saved_state import SavedState
 from deferrable_ops.upstreams.supervisord.client import Processes
 from deferrable_ops.upstreams.supervisord.poller import ProcessSubscription
@@ -109,6 +116,7 @@ class ProgramWatcher:
     :param saved: the state that was saved in the inbox by an earlier attempt of the task, or by this attempt before a
         restart of the triggerer.
     :param attempt: the attempt of the task, which determines the names of files with output.
+    :param notices: sends notices of the events of programs; None if the configuration has no notifier.
     """
 
     # A class attribute, because an instance attribute would need memory for each watching task.
@@ -121,6 +129,7 @@ class ProgramWatcher:
         readings: ProcessSubscription[ProcessReading],
         saved: SavedState,
         attempt: Attempt,
+        notices: Notices | None = None,
     ) -> None:
         self._host = host
         self._config = host.cfg
@@ -133,6 +142,7 @@ class ProgramWatcher:
         self._restarts: dict[str, bool] = {}
         self._last: Evaluation | None = None
         self._facts: tuple[Any, ...] | None = None
+        self._notices = notices
         self._is_calm = False
         self._unanswered = 0
         self._answered_at = time.monotonic()
@@ -165,6 +175,38 @@ class ProgramWatcher:
         """A value that changes whenever the states of the processes change; None if these states are unknown."""
         return None if self._unanswered else self._facts
 
+    def send_notices(self) -> None:
+        """Send notices of the events that were found since the last call."""
+        if self._notices is not None:
+            self._notices.send()
+
+    def is_paused(self, process: Process) -> bool:
+        """Return whether a process is stopped for some time because of a crash loop, or is just being restarted."""
+        history = self._histories.get(process.full_name)
+        return history is not None and history.paused_until is not None
+
+    def restart(self, processes: tuple[Process, ...]) -> None:
+        """Restart running processes. The restart begins after the next poll. The caller saves :attr:`state` before the
+        restart begins, so another triggerer completes the restart if this triggerer is killed.
+        """
+        self._histories = dict(self._histories)
+        for process in processes:
+            name = process.full_name
+            self._histories[name] = begin_restart(self._histories.get(name, CrashHistory()), process)
+        self._is_calm = False
+
+    def note_not_ready(self, reasons: Mapping[str, str]) -> None:
+        """Send a notice for each program that is not ready, or not healthy.
+
+        :param reasons: for each of these programs, the reason, by the name of the program.
+        """
+        if self._notices is not None:
+            self._notices.add(
+                ProgramEvent(ProgramEventKind.NOT_READY, name, process, reason)
+                for name, reason in reasons.items()
+                for process in self.programs.get(name, ())
+            )
+
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
         """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
 
@@ -189,12 +231,16 @@ class ProgramWatcher:
         self._answered_at = time.monotonic()
         if self._is_calm and not self._drift.is_due and reading.facts == self._facts:
             return _CONTINUE
-        drift = await self._drift.reconcile(reading.starts)
+        drift = await self._drift.reconcile(reading.processes, reading.starts, self._histories)
         if drift.verdict is not None or not drift.is_current:
             return drift.verdict
+        if drift.next is not None:
+            self._replace(drift.next)
         if self._is_retry and await self._restart_retried(reading.processes):
             return None
-        return self._evaluate(reading)
+        verdict = self._evaluate(reading)
+        self.note_not_ready(drift.failed)
+        return verdict
 
     async def apply_steps(self) -> None:
         """Pause and resume the processes as the newest evaluation requires. If a call to supervisord fails, it is
@@ -205,6 +251,8 @@ class ProgramWatcher:
             return
         calls = [(_METHODS[step], (name, False)) for name, step in steps.items()]
         try:
+            if await self._replace_processes(steps):
+                return
             answers = await self._client.multicall(calls)
         except SupervisordUnavailable:
             return
@@ -221,6 +269,40 @@ class ProgramWatcher:
         """Copy the remaining output of the programs that have ended to the task's log, or to files."""
         if self._output is not None and self._last is not None:
             await self._output.finish(self._last.processes)
+
+    def _replace(self, processes: tuple[Process, ...]) -> None:
+        """Begin to replace processes whose configuration has changed. All processes that were replaced before run."""
+        before = {name: replace(old, is_replaced=False) for name, old in self._histories.items()}
+        self._histories = before
+        self.restart(processes)
+        for process in processes:
+            name = process.full_name
+            self._histories[name] = replace(self._histories[name], is_replaced=True)
+
+    async def _replace_processes(self, steps: Mapping[str, CrashLoopStep]) -> bool:
+        """Stop the processes that a rolling update replaces, and start them with their new configuration. Return
+        whether there were such processes.
+        """
+        due = [
+            process
+            for name, process in (_by_name(self._last) if self._last else {}).items()
+            if steps.get(name) is CrashLoopStep.PAUSE
+            and self._histories[name].is_restarting
+            and self._histories[name].is_replaced
+        ]
+        if not due:
+            return False
+        try:
+            refused = await self._drift.replace(due)
+        except SupervisordUnavailable as error:
+            self._log.warning("Could not replace %s; trying again: %s", due[0].full_name, error)
+            return True
+        for name, refusal in (refused or {}).items():
+            self._log.error("%s could not be started with its new configuration: %s", name, refusal)
+        # These processes do not restart, or another task has restarted them.
+        for name in [process.full_name for process in due] if refused is None else refused:
+            self._histories = self._histories | {name: replace(self._histories[name], paused_until=None)}
+        return True
 
     async def _restart_retried(self, processes: tuple[Process, ...]) -> list[Process]:
         """Restart the processes that ended with the action RETRY. Airflow retries this task because of these processes.
@@ -263,6 +345,9 @@ class ProgramWatcher:
     def _evaluate(self, reading: ProcessReading) -> Verdict:
         before, self._last = self._last, reading.evaluation(self._config, self._histories)
         self._log_changes(before, self._last)
+        if self._notices is not None:
+            states = {} if before is None else {name: one.state for name, one in _by_name(before).items()}
+            self._notices.add(find_events(self._config, self._histories, states, self._last))
         self._facts, self._histories = reading.facts, self._last.histories
         self._is_calm = self._last.is_calm
         return self._last.verdict
@@ -277,8 +362,13 @@ class ProgramWatcher:
         for name, step in now.steps.items():
             if before is not None and before.steps.get(name) is step:
                 continue
-            if step is CrashLoopStep.PAUSE:
-                history = now.histories[name]
+            history = now.histories[name]
+            if history.is_restarting and history.is_replaced:
+                self._log.info("Replacing %s, because its configuration has changed", name)
+            elif history.is_restarting:
+                what = "Stopping" if step is CrashLoopStep.PAUSE else "Starting"
+                self._log.info("%s %s, because it was not healthy", what, name)
+            elif step is CrashLoopStep.PAUSE:
                 self._log.warning(
                     "%s is in a crash loop; keeping the process stopped for %d s, then starting it (pause number %d)",
                     name,
