@@ -63,6 +63,7 @@ def test_supervisords_file_does_not_contain_the_fields() -> None:
 @pytest.mark.parametrize(
     "fields, message",
     [
+        ({"after": "c"}, "after"),
         ({"after": ["dbb"]}, "'dbb', which is not the name of a program"),
         ({"after": ["a"]}, "wait for each other: a -> a"),
         ({"after": ["b"]}, "wait for each other: (a -> b -> a|b -> a -> b)"),
@@ -106,10 +107,7 @@ def test_wrong_arguments_of_a_check_are_refused_when_the_dag_is_parsed(check: An
 )
 def test_check_of_localhost_is_refused_over_ssh(check: Any) -> None:
     program: Any = {"a": {"command": "x", "healthy": check}}
-    with pytest.raises(
-        ValueError,
-        match=r"healthy of the program 'a' is a check of .*, but the Triggerer",
-    ):
+    with pytest.raises(ValueError, match=r"healthy of the program 'a' is a check of .*, but the Triggerer"):
         SupervisorSSHAirflowConfiguration(working_dir=Path("/data/s"), program=program)
     assert config(program=program)
 
