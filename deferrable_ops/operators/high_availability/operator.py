@@ -332,7 +332,8 @@ class HighAvailabilityOperator(TriggererOperator):
         if self.do_xcom_push:
             ti.xcom_push(key=RETURN_VALUE, value=returned)
         skipped = gates_to_skip(self.task_id, *decided)
-        raise DownstreamTasksSkipped(tasks=[(task_id, ti.map_index) for task_id in skipped])
+        tasks = [(task_id, ti.map_index) for task_id in skipped]
+        raise DownstreamTasksSkipped(tasks=tasks)  # type: ignore[no-untyped-call]
 
     def _set_check(self, given: Any) -> None:
         self.python_callable: Callable[..., Any] | None = None

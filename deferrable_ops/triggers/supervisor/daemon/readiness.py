@@ -257,7 +257,7 @@ class StartOrder:
             program = self._programs[name]
             backups = max(program.stdout_logfile_backups, program.stderr_logfile_backups)
             position = LogPosition.from_json((self._before.logs or {}).get(path))
-            self._logs[path] = LogTail(name, Path(path), backups, LogLines, position, 0.0, False)
+            self._logs[path] = LogTail(name, Path(path), 0, backups, LogLines, position, 0.0, False)
         return self._logs[path]
 
     def _set_ready(self, name: str) -> None:
