@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from graphlib import CycleError, TopologicalSorter
@@ -186,7 +186,7 @@ class ProgramConfiguration(Section):
     serverurl: Annotated[str, Field(pattern="^(AUTO|(https?|unix)://.+)$")] | None = None
     ready: ProgramCheck = Field(default=None, repr=False)
     ready_timeout: _Length = timedelta(minutes=1)
-    after: tuple[Name, ...] = ()
+    after: Sequence[Name] = ()
     healthy: ProgramCheck = Field(default=None, repr=False)
     failure_threshold: int = Field(default=3, ge=1)
 

@@ -27,7 +27,7 @@ from real_sshd import RealSshd
 
 pytest.importorskip("supervisor.supervisord")
 
-QUICK = {"check_interval": 0.1, "startsecs": 0}
+QUICK: dict[str, Any] = {"check_interval": 0.1, "startsecs": 0}
 SLEEPS = {"command": python("import signal; signal.pause()")}
 SERVER = """
 import http.server, os, signal, sys, time

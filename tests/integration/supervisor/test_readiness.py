@@ -215,7 +215,7 @@ async def test_port_is_checked_over_ssh_by_the_name_of_the_remote_machine(
     port = free_port()
     listens = f"import socket, signal, time\ntime.sleep(0.7)\nfound = socket.create_server(('', {port}))\n"
     connects = f"import socket, signal\nsocket.create_connection(('127.0.0.1', {port}), 5)\n"
-    program = {
+    program: Any = {
         "db": {
             "command": script(tmp_path, "db", listens + "signal.pause()"),
             "ready": TcpCheck(socket.gethostname(), port),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_checks_survive_the_way_to_the_triggerer_without_their_defaults() -> Non
     assert loaded.program["web"].healthy == {
         "http": {"url": "http://web.internal:8080/health", "expected_status": [200, 204]}
     }
-    assert loaded.program["web"].after == ("db", "cache")
+    assert loaded.program["web"].after == ["db", "cache"]
     assert loaded.program["cache"].ready_timeout == timedelta(seconds=90)
 
 
@@ -62,6 +63,7 @@ def test_supervisords_file_does_not_contain_the_fields() -> None:
 @pytest.mark.parametrize(
     "fields, message",
     [
+        ({"after": "c"}, "after"),
         ({"after": ["dbb"]}, "'dbb', which is not the name of a program"),
         ({"after": ["a"]}, "wait for each other: a -> a"),
         ({"after": ["b"]}, "wait for each other: (a -> b -> a|b -> a -> b)"),
@@ -104,12 +106,9 @@ def test_wrong_arguments_of_a_check_are_refused_when_the_dag_is_parsed(check: An
     "check", [TcpCheck("localhost", 1), TcpCheck("0.0.0.0", 1), HttpCheck("http://[::1]:80/")]
 )
 def test_check_of_localhost_is_refused_over_ssh(check: Any) -> None:
-    program = {"a": {"command": "x", "healthy": check}}
-    with pytest.raises(
-        ValueError,
-        match=r"healthy of the program 'a' is a check of .*, but the Triggerer",
-    ):
-        SupervisorSSHAirflowConfiguration(working_dir="/data/s", program=program)
+    program: Any = {"a": {"command": "x", "healthy": check}}
+    with pytest.raises(ValueError, match=r"healthy of the program 'a' is a check of .*, but the Triggerer"):
+        SupervisorSSHAirflowConfiguration(working_dir=Path("/data/s"), program=program)
     assert config(program=program)
 
 
