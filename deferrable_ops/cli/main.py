@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from deferrable_ops.cli import channels, inbox, supervisord, waits
+from deferrable_ops.cli import channels, doctor, inbox, supervisord, waits
 from deferrable_ops.cli.common import add_command, airflow_as_library, positive
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         # The endpoint runs for long, and some commands read the metadata database.
-        needs_all_of_airflow = options.run in (serve, inbox.adopt_inbox) or any(
+        needs_all_of_airflow = options.run in (serve, inbox.adopt_inbox, doctor.examine) or any(
             vars(options).get(option) for option in ("answered", "orphaned")
         )
         with nullcontext() if needs_all_of_airflow else airflow_as_library():
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     channels.add_commands(commands)
     supervisord.add_commands(commands)
     inbox.add_commands(commands)
+    doctor.add_commands(commands)
     return parser
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import socket
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -152,22 +153,31 @@ class Hosts:
             for host in await self.all()
         )
 
+    async def current_problem(self) -> str | None:
+        """Return why this inbox must not be a SQLite file, also by the hosts that use it now; None if it may be one."""
+        if self._is_file and self.problem is None:
+            return self._several_hosts(await self.all(), time.time() - self._gap)
+        return self.problem
+
     def _check(self, found: Iterable[Host], started_at: float) -> None:
         # Announcements from before the start may be those of a container that has moved to this host.
+        problem = self._several_hosts(found, started_at)
+        if problem is not None and problem != self.problem:
+            self.problem = problem
+            log.error("%s", problem)
+
+    def _several_hosts(self, found: Iterable[Host], since: float) -> str | None:
         others = {
             host.machine.name
             for host in found
-            if host.seen_at > started_at and not self._this.is_same(host.machine)
+            if host.seen_at > since and not self._this.is_same(host.machine)
         }
         if not others:
-            return
-        problem = (
+            return None
+        return (
             f"the inbox is a SQLite file, but it is used on {len(others) + 1} hosts "
             f"({', '.join(sorted({*others, self._this.name}))}), which loses data; {_USE_POSTGRES}"
         )
-        if problem != self.problem:
-            self.problem = problem
-            log.error("%s", problem)
 
     async def _record(self, transaction: Transaction, component: Component) -> float:
         now = transaction.now

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from deferrable_ops.inbox import Attempt, Inbox, NewWait, Wait
-from deferrable_ops.inbox.database.schema import callbacks
+from deferrable_ops.inbox.database.database import Transaction
+from deferrable_ops.inbox.database.schema import callbacks, waits
 from deferrable_ops.inbox.hosts import Component, Hosts, Machine
 from deferrable_ops.inbox.outages import OutageRows
 from deferrable_ops.inbox.owner import OwnerRow
@@ -39,10 +40,19 @@ class CommandInbox:
 
         return self._run(read)
 
-    def announce(self, machine: Machine) -> None:
+    def age(self, wait: Wait, seconds: float) -> None:
+        """Let a wait have ended earlier."""
+
+        async def write(transaction: Transaction) -> None:
+            chosen = update(waits).where(waits.c.id == wait.id)
+            await transaction.connection.execute(chosen.values(settled_at=waits.c.settled_at - seconds))
+
+        self._run(lambda inbox: inbox.database.write(write))
+
+    def announce(self, machine: Machine, component: Component = Component.API_SERVER) -> None:
         async def announce(inbox: Inbox) -> None:
             hosts = Hosts(inbox.database, machine)
-            task = asyncio.create_task(hosts.announce(Component.API_SERVER))
+            task = asyncio.create_task(hosts.announce(component))
             while machine not in [host.machine for host in await hosts.all()]:
                 await asyncio.sleep(0.01)
             task.cancel()
