@@ -21,8 +21,8 @@ class Limits:
     :param runtime: the checks end this many seconds after the reference date; None means no limit.
     :param endtime: the checks end at the first occurrence of this time of day after the reference date; ISO 8601, in
         the DAG's timezone; None means no limit.
-    :param maxretrigger: how often a chain of runs may be retriggered since its last long run; 0 means never, and None
-        means no limit.
+    :param maxretrigger: the maximum number of retriggers in a row, counted from the chain's last long run; 0 means
+        never, and None means no limit.
     :param runtime_function: the dotted path of a function that computes `runtime` for each run; None if there is none.
     :param endtime_function: the dotted path of a function that computes `endtime` for each run; None if there is none.
     """

@@ -80,8 +80,8 @@ class Inbox:
         :param url: the database URL, or a function that reads the URL from the settings.
         :param retry_timeout: how many seconds a read or write is retried while the database does not answer. If
             `retry_timeout` is infinite, opening the inbox is also retried after an error that a user must correct.
-        :param first_backoff: the upper limit of the pause before the first retry after an error that a user must
-            correct, in seconds. The pause doubles with each retry, up to 30 s.
+        :param first_backoff: the longest pause in seconds before the first retry, if the error lasts until a user
+            corrects something. The pause doubles with each retry, up to 30 s.
         :raises DeploymentError: if the database URL is invalid, the database driver is missing, the database refused
             access, or this release cannot use the inbox's tables.
         :raises InboxUnavailable: if the database did not answer within the retry timeout.

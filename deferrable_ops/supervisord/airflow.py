@@ -189,8 +189,8 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     :param endtime: time of day at which the programs are stopped; None means that no time of day stops the programs.
         ``runtime`` and ``endtime`` can also be a function of an installed package, or its dotted path. The function
         computes the limit of each DAG run.
-    :param maxretrigger: how often the DAG may trigger another run of itself since its last run that was longer than
-        ``retrigger_reset_after``; None means no limit.
+    :param maxretrigger: the maximum number of times in a row that the DAG triggers another run of itself. After a DAG
+        run that is longer than ``retrigger_reset_after``, the count begins at 0. None means no limit.
     :param retrigger_delay: the pause before the second of these runs; 0 means no pauses. The first run has no pause.
         Each further pause is twice as long, but at most 10 minutes. The programs are restarted after the pause.
     :param retrigger_reset_after: after a DAG run that is longer than this, the next retrigger has no pause, and the

@@ -44,7 +44,7 @@ def given_once(name: str, value: Any, alias: str, alias_value: Any) -> Any:
         return value
     if value is not None:
         raise InputError(
-            f"{alias}= is the google provider's name of {name}=, but {name}= has another value; remove {alias}="
+            f"{alias}= is the google provider's name for {name}=, but the two have different values; remove {alias}="
         )
     return alias_value
 

@@ -89,9 +89,9 @@ class HighAvailabilityOperator(TriggererOperator):
         Both `runtime` and `endtime` can also be a function of an installed package, or its dotted path. The function is
         called in the triggerer with those of ``dag_run``, ``params``, ``run_id``, ``logical_date``, ``ds``,
         ``reference_date`` and the like that its signature accepts, and returns the limit of the run, or None.
-    :param maxretrigger: how often the DAG may be started again since the last run of the chain that was longer than
-        `retrigger_reset_after`, or since the first run of the chain; 0 means never. After `maxretrigger` such starts,
-        the action RETRIGGER is replaced by STOP.
+    :param maxretrigger: the maximum number of times in a row that the DAG is started again; 0 means never. After a run
+        that is longer than `retrigger_reset_after`, the count begins at 0. After `maxretrigger` starts, the action
+        RETRIGGER is replaced by STOP.
     :param retrigger_delay: the pause between the second of these starts and the end of the checks before it, as a
         timedelta or in seconds; 10 seconds by default. The first start has no pause. Each further pause is twice as
         long, but at most 10 minutes. With 0, there are no pauses.

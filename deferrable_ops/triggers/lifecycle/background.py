@@ -72,7 +72,7 @@ def detach(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def cancel_due(wait_id: str) -> None:
-    """Cancel the external work of one wait, if the inbox contains a request to cancel this work now."""
+    """Cancel the external work of one wait, if the inbox has a request to cancel it that is due."""
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await cancel_due_work(inbox, wait_id)
 

@@ -55,7 +55,7 @@ def _translated(error: GoogleAPICallError, call: ApiCall) -> DataflowError:
     where = f"project {call.project_id}, region {call.region}"
     if kind_of_code("google", status) is ErrorKind.TEMPORARY:
         return DataflowUnavailable(
-            f"Dataflow could not {call.purpose} now ({status}, {where}): {text}", status
+            f"Dataflow cannot {call.purpose} at the moment ({status}, {where}): {text}", status
         )
     return DataflowRefused(
         f"Dataflow refused to {call.purpose} ({status}, {where}): {text}{_fix(status, call)}", status

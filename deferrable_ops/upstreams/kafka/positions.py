@@ -95,7 +95,7 @@ class CatchUpGroup(Generic[R]):
     """A group of subscriptions that have the same next offset, so that the catch-up consumer reads for all of them at
     the same time.
 
-    Groups save time, because usually many subscriptions have the same next offset.
+    Usually many subscriptions have the same next offset. Reading once for all of them saves time.
 
     :ivar is_open: whether a new subscription with this offset may be added to the group. `is_open` is False after the
         catch-up consumer has begun to read at this offset.

@@ -131,7 +131,8 @@ def ssh_settings(
     """Return the settings that an Airflow connection of type SSH contains.
 
     :param extra: the field ``extra`` of the connection, parsed from JSON.
-    :param remote_host: a host name or address that replaces the host of the Airflow connection; None keeps this host.
+    :param remote_host: a host name or address that replaces the host of the Airflow connection. If None, the
+        connection's host is used.
     :param connect_timeout: timeout in seconds for opening the SSH connection, which replaces the ``conn_timeout`` of
         the Airflow connection; None keeps ``conn_timeout``.
     :raises ConfigurationError: if a setting is missing or malformed, or if the connection has an unknown setting that

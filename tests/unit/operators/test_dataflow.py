@@ -320,7 +320,7 @@ def test_arguments_of_the_google_provider_work_in_default_args() -> None:
     [
         (
             {"location": "us-central1"},
-            "location= is the google provider's name of region=, but region= has another value",
+            "location= is the google provider's name for region=, but the two have different values",
         ),
         (
             {"poll_sleep": 5, "poll_interval": 6},

@@ -295,7 +295,11 @@ class ProgramWatcher:
         try:
             refused = await self._drift.replace(due)
         except SupervisordUnavailable as error:
-            self._log.warning("Could not replace %s; trying again: %s", due[0].full_name, error)
+            self._log.warning(
+                "Could not restart %s with its new configuration; trying again. The error was: %s",
+                due[0].full_name,
+                error,
+            )
             return True
         for name, refusal in (refused or {}).items():
             self._log.error("%s could not be started with its new configuration: %s", name, refusal)
