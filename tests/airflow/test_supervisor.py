@@ -124,7 +124,7 @@ def test_notices_of_a_crash_loop_read_connections_and_have_the_exit_code(airflow
     run = airflow.trigger("sup_notices")
     run.wait_for("failed", timeout=180)
     assert run.worker_processes() == 0
-    file = Path(airflow.environment["SUPERVISOR_FOLDERS"]) / "notices"
+    file = Path(airflow.environment["SUPERVISOR_FOLDERS"]) / "notices.jsonl"
     notices = [json.loads(line) for line in file.read_text().splitlines()]
     task_id = "sup_notices-check-programs"
     assert {one["text"] for one in notices} == {

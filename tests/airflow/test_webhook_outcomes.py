@@ -177,7 +177,7 @@ def test_sensor_publishes_its_url(airflow: RealAirflow, outside: OutsideService)
     task = run.task("wait").wait_for("deferred")
     wait_until(lambda: "callback_url" in task.xcom_keys(), "the URL to be published")
     url = task.xcom("callback_url")
-    assert task.links() == {"Callback": url}
+    wait_until(lambda: task.links() == {"Callback": url}, "the link to be published")
 
     import httpx
 

@@ -27,5 +27,5 @@ class Pager(BaseNotifier):
         time.sleep(2)  # noqa: ASYNC251
         again = BaseHook.get_connection(self.conn_id)
         line = {"text": self.text, "hosts": [connection.host, again.host], **context["event"]}
-        with Path(os.environ["SUPERVISOR_FOLDERS"], "notices").open("a") as file:  # noqa: ASYNC230
+        with Path(os.environ["SUPERVISOR_FOLDERS"], "notices.jsonl").open("a") as file:  # noqa: ASYNC230
             file.write(f"{json.dumps(line)}\n")
