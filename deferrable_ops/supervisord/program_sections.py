@@ -202,8 +202,8 @@ class ProgramConfiguration(Section):
         argument = f"environment in [{self._header}:{key}]" if key else "environment"
         if variables and self.user is not None:
             raise InputError(
-                f"{argument} has a value with quotes or line breaks, which is kept in a file that only supervisord's "
-                "user can read; remove user, or change the value"
+                f"{argument} has a value with quotes or line breaks. This value is kept in a file that only "
+                "supervisord's user can read, but the field user lets another user run the program; remove user, or change the value"
             )
         return shell_variables(argument, variables, IN_PROCESS)
 
