@@ -190,7 +190,7 @@ def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[di
             )
         if name not in _OPERATOR_ARGUMENTS:
             raise InputError(
-                f"{name}= is unknown, because no Supervisor and no operator has this argument; remove it"
+                f"{name}= is unknown, because no Supervisor and no operator has this argument; remove {name}="
             )
     given = {
         name: getattr(value, "pool", value) if name == "pool" else value for name, value in given.items()
