@@ -60,13 +60,13 @@ def ensure_deployment() -> str:
             # Another API server was faster.
             continue
         if found is None:
-            log.info("This Airflow is deployment %s now (Airflow Variable %s)", new, VARIABLE)
+            log.info("The deployment id of this Airflow is %s now (Airflow Variable %s)", new, VARIABLE)
         else:
             log.error(
                 "THE METADATA DATABASE IS A COPY, OR ITS ADDRESS HAS CHANGED: the deployment id %s was made for "
-                "another host, port or database. This Airflow is deployment %s from now on, and does not use an inbox "
-                "that belongs to %s. Restart the triggerers of this Airflow. If this Airflow replaces the other "
-                "Airflow, run: deferrable-ops inbox adopt %s",
+                "another host, port or database. The deployment id of this Airflow is %s from now on, and this Airflow "
+                "does not use an inbox that belongs to %s. Restart the triggerers of this Airflow. If "
+                "this Airflow replaces the other Airflow, run: deferrable-ops inbox adopt %s",
                 found,
                 new,
                 found,
@@ -74,7 +74,8 @@ def ensure_deployment() -> str:
             )
         return new
     raise DeploymentError(
-        f"the Airflow Variable {VARIABLE} cannot be written; choose an id and set [deferrable_ops] deployment to it"
+        f"the Airflow Variable {VARIABLE} cannot be written; choose an id for this deployment of Airflow, and set "
+        "[deferrable_ops] deployment to this id"
     )
 
 
@@ -95,8 +96,8 @@ def read_deployment() -> str:
         ) from None
     if found is None:
         raise ConfigurationError(
-            f"this Airflow has no Airflow Variable {VARIABLE} yet; start its API server, set [deferrable_ops] "
-            "deployment, or give the id of the deployment"
+            f"this Airflow has no Airflow Variable {VARIABLE} yet; start the API server of this Airflow, set "
+            "[deferrable_ops] deployment, or give the id of the deployment"
         )
     if made_for != _address_hash():
         raise ConfigurationError(

@@ -71,7 +71,9 @@ class HttpCheck(ReadyCheck):
             return f"{place} could not be reached: {type(error).__name__}"
         expected = self.expected_status
         if answer.status not in expected if isinstance(expected, list) else not 200 <= answer.status < 300:
-            return f"{place} answered with the status {answer.status}, which is not expected"
+            return (
+                f"{place} answered with the status {answer.status}, which is not one of the expected statuses"
+            )
         if self.contains is not None and self.contains not in answer.text:
             return f"{place} answered, but the first 64 KiB of the body do not contain the text of contains="
         return None

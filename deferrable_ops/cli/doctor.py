@@ -58,7 +58,7 @@ async def _owner(inbox: Inbox) -> AsyncIterator[Finding]:
         yield Finding(
             "owner",
             f"the inbox belongs to another Airflow (deployment {owner.deployment}), so this Airflow (deployment "
-            f"{mine}) launches and cancels nothing",
+            f"{mine}) launches and cancels no external work",
             "set another [deferrable_ops] inbox_url; if this Airflow replaces the other Airflow, run: "
             f"deferrable-ops inbox adopt {mine}",
         )
@@ -106,7 +106,8 @@ async def _orphaned(inbox: Inbox) -> AsyncIterator[Finding]:
     if number := len(find_orphaned(await inbox.waits.waiting())):
         yield Finding(
             "orphaned",
-            f"{number} waits have no task instance in Airflow's database, so they end only at their deadline",
+            f"{number} waits have no task instance in Airflow's database, so these waits end only at their "
+            "deadline",
             "list them with `deferrable-ops waits --orphaned`, and end each with `deferrable-ops send skip WAIT`",
         )
 
@@ -116,7 +117,7 @@ async def _outages(inbox: Inbox) -> AsyncIterator[Finding]:
         yield Finding(
             "outage",
             f"{one.host} has not reached {one.source} since {time_text(one.since)}: {one.error}",
-            f"correct the connection to {one.source}; the tasks go on by themselves",
+            f"correct the connection to {one.source}; the tasks then continue without further action",
         )
 
 

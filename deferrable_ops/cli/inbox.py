@@ -48,7 +48,9 @@ def upgrade_inbox(options: argparse.Namespace) -> int:
         finally:
             await database.close()
         reader = (
-            f", for releases with schema {version.oldest_reader} or newer" if version.oldest_reader else ""
+            f" (releases with schema {version.oldest_reader} or newer can use this inbox)"
+            if version.oldest_reader
+            else ""
         )
         print(f"The inbox has schema {version.number or 'none'}{reader}; this release has schema {HEAD}")
         if version.is_too_new:
@@ -197,7 +199,8 @@ def rotate_keys(options: argparse.Namespace) -> int:
     print(f"The callback tokens of new waits are signed with key {made}")
     if options.revoke_old:
         print(
-            "The endpoint refuses tokens of older keys within 5 s; clear the tasks that still wait with such a token"
+            "Within 5 s, the endpoint starts to refuse the tokens that older keys signed; clear the tasks that "
+            "still wait with such a token"
         )
     return 0
 

@@ -114,8 +114,8 @@ def _make_request(options: argparse.Namespace, kind: RequestKind, *, program: st
     request: Request = with_inbox(make)
     if request.done_at is None:
         print(
-            f"The request is {request.state} after {options.wait:g} s{request.answer and ': '}{request.answer}. It is "
-            "given up after an hour; `deferrable-ops supervisord requests` shows what becomes of it"
+            f"The request is {request.state} after {options.wait:g} s{request.answer and ': '}{request.answer}. The "
+            "triggerers give up the request after an hour; to see its result, run `deferrable-ops supervisord requests`"
         )
         return 1
     print(f"{request.state.capitalize()}: {request.answer}")

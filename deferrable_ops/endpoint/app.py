@@ -122,7 +122,8 @@ class Endpoint(FastAPI):
             )
         except TimeoutError:
             log.warning(
-                "Answered a request with 503, because the inbox did not answer in time; the sender should repeat it"
+                "Answered a request with 503, because the inbox did not answer in time; the sender should repeat "
+                "the request"
             )
         except ConfigurationError as error:
             # No 503: a service would repeat its request in vain until the error is fixed.

@@ -174,7 +174,7 @@ def encode_payload(argument: str, payload: Any) -> bytes:
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except UnicodeEncodeError:
         raise InputError(
-            f"{argument} has a character that UTF-8 cannot encode (a surrogate); remove it"
+            f"{argument} has a character that UTF-8 cannot encode (a surrogate); remove this character"
         ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(

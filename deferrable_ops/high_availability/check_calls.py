@@ -119,7 +119,7 @@ def parse_result(returned: Any, log: Any) -> CheckResult:
     result = read_result(returned)
     if result is None:
         log.error(
-            "The check returned %s, so it counts as FAIL/STOP; return a tuple of Result and Action, "
+            "The check returned %s, so the check counts as FAIL/STOP; return a tuple of Result and Action, "
             "e.g. (Result.PASS, Action.CONTINUE)",
             f"a {type(returned).__name__}"
             if not isinstance(returned, (tuple, list))

@@ -40,8 +40,8 @@ def _returned_limit(name: str, path: str, context: dict[str, Any]) -> Limits:
         value = function(**accepted_kwargs(function, (), context))
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"the function {name}={path!r} failed ({type(error).__name__}: {error}); correct it, or install its "
-            "package on the triggerers"
+            f"the function {name}={path!r} failed ({type(error).__name__}: {error}); correct the function, or "
+            "install its package on the triggerers"
         ) from error
     return Limits.of(
         **{"runtime": None, "endtime": None, "maxretrigger": None, name: value}, prefix=f"{path}: "

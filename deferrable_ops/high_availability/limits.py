@@ -179,6 +179,7 @@ def _count(name: str, value: Any) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InputError(
-            f"{name}={value!r} must be a whole number of 0 or more (0 means no retriggers); leave it out for no limit"
+            f"{name}={value!r} must be a whole number of 0 or more (0 means no retriggers); for no limit, "
+            f"leave {name}= out"
         )
     return value

@@ -64,7 +64,7 @@ class OutageRows:
             try:
                 await self.store()
             except DeferrableOpsError as error:
-                log.warning("Cannot store the outages; retrying: %s", error)
+                log.warning("Cannot record in the inbox which services do not answer; retrying: %s", error)
             await asyncio.sleep(_INTERVAL)
 
     async def store(self) -> None:

@@ -157,18 +157,18 @@ class Owner:
         mine = self.deployment.id
         if row is None:
             if cancel and mine is None and self.deployment.is_awaited:
-                return _UNKNOWN.format("This process cancels nothing until the deployment is known")
+                return _UNKNOWN.format("This process cancels no external work until the deployment is known")
             return None
         if mine is None:
             return _UNKNOWN.format(
-                f"The inbox belongs to deployment {row.deployment}, and this process launches and cancels nothing "
-                "until this Airflow's deployment is known"
+                f"The inbox belongs to deployment {row.deployment}, and this process launches and cancels no "
+                "external work until this Airflow's deployment is known"
             )
         if row.deployment != mine:
             return (
                 f"the inbox belongs to another Airflow (deployment {row.deployment}), so this Airflow (deployment "
-                f"{mine}) launches and cancels nothing. Give this Airflow an inbox of its own ([deferrable_ops] "
-                "inbox_url). If this Airflow replaces the other Airflow, keep the inbox and run: "
+                f"{mine}) launches and cancels no external work. Give this Airflow an inbox of its own "
+                "([deferrable_ops] inbox_url). If this Airflow replaces the other Airflow, keep the inbox and run: "
                 f"deferrable-ops inbox adopt {mine}"
             )
         return None

@@ -208,7 +208,9 @@ class ClaimedRequest:
             return (await transaction.connection.execute(mine)).rowcount == 1
 
         if not await self._database.write(write):
-            raise RequestLost(f"another process carries out the request {self.request.id}, or it is done")
+            raise RequestLost(
+                f"another process carries out the request {self.request.id}, or the request is done"
+            )
 
     async def keep_renewing(self) -> None:
         """Renew the claim until cancelled."""

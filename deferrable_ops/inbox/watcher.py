@@ -207,7 +207,7 @@ class Watcher:
                     changed, cursor = await read_changes(self._database, cursor)
                     await self._deliver([*self._subscriptions] if changed is None else changed)
             except Exception as error:
-                _log_error("Cannot read which waits have changed; retrying", error)
+                _log_error("Cannot read from the inbox which waits have changed; retrying", error)
                 cursor, self._sweep_now = None, True
                 await asyncio.sleep(self._retry_interval)
                 continue
@@ -256,7 +256,9 @@ class Watcher:
                 # Expire on time, because Airflow's own deadline comes soon after the wait's deadline.
                 pause = min(pause, left + _DEADLINE_MARGIN)
             except Exception as error:
-                _log_error("Cannot check the deadlines of waits; retrying", error)
+                _log_error(
+                    "Cannot check in the inbox which waits have reached their deadline; retrying", error
+                )
                 checked_at = float("-inf")
             await asyncio.sleep(pause)
 

@@ -455,7 +455,9 @@ def _nest_fields(data: Any, field: str, kind: type[Model], owner: type[Model]) -
         return data
     twice = sorted(outer.keys() & nested.keys())
     if twice:
-        raise InputError(f"the field {twice[0]} is given both inside and outside {field}; remove one of them")
+        raise InputError(
+            f"the field {twice[0]} is given both inside and outside {field}; remove one of the two values"
+        )
     return {name: value for name, value in data.items() if name not in outer} | {field: nested | outer}
 
 

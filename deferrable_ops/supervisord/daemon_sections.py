@@ -92,7 +92,7 @@ class UnixHttpServerConfiguration(_Server):
         length = len(str(self.file).encode())
         if length > LONGEST_SOCKET_PATH:
             raise InputError(
-                f"the path in the field file has {length} bytes, but the path of a socket must not exceed "
+                f"file={str(self.file)!r} has {length} bytes, but the path of a socket must not exceed "
                 f"{LONGEST_SOCKET_PATH} bytes; give a shorter path"
             )
         return self

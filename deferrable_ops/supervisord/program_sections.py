@@ -75,7 +75,9 @@ def _program_check(value: Any) -> Any:
     match value:
         case {"log": dict(arguments), **others} if not others:
             if set(arguments) != {"contains"}:
-                raise InputError("has a LogLine with other arguments than contains; remove them")
+                raise InputError(
+                    "has a LogLine without contains=, or with other arguments; give only contains="
+                )
             LogLine(arguments["contains"])
         case {"tcp": dict(arguments), **others} | {"http": dict(arguments), **others} if not others:
             _refuse_arguments(arguments)
@@ -202,8 +204,9 @@ class ProgramConfiguration(Section):
         argument = f"environment in [{self._header}:{key}]" if key else "environment"
         if variables and self.user is not None:
             raise InputError(
-                f"{argument} has a value with quotes or line breaks, which is kept in a file that only supervisord's "
-                "user can read; remove user, or change the value"
+                f"{argument} has a value with quotes or line breaks. This value is kept in a file that only "
+                "supervisord's user can read, but the field user lets another user run the program; remove "
+                "user, or change the value"
             )
         return shell_variables(argument, variables, IN_PROCESS)
 

@@ -100,7 +100,7 @@ def shell_variables(argument: str, variables: Mapping[str, str], expressions: fr
             )
         if any(unicodedata.category(character) == "Cs" for character in value) or "\0" in value:
             raise InputError(
-                f"{where} contains a character that no environment variable may contain; remove it"
+                f"{where} contains a character that no environment variable may contain; remove this character"
             )
         if any(_is_expression(value, run.end(), expressions) for run in re.finditer("%+", value)):
             raise InputError(

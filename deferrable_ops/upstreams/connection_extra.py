@@ -21,7 +21,7 @@ from deferrable_ops.supervisor_calls import Rank, call_supervisor
 _TIMEOUT: Final = 60.0
 
 
-_LIMIT: Final = "does not give triggerers the connections of a team that are stored in its database"
+_LIMIT: Final = "does not give triggerers the connections of a team that are stored in the metadata database"
 
 
 class UnknownConnection(ConfigurationError):

@@ -168,7 +168,7 @@ def test_default_google_connection_of_a_team_is_not_replaced_by_the_credentials_
     monkeypatch.setattr(google.auth, "default", lambda scopes: ("the machine's", "project"))
     assert credentials._default_credentials(()).project_id == "project"
     teams.enter("team_a")
-    with pytest.raises(UnknownConnection, match="define it as google-cloud-platform://"):
+    with pytest.raises(UnknownConnection, match="define this connection as google-cloud-platform://"):
         credentials._default_credentials(())
 
 
@@ -187,7 +187,7 @@ async def test_error_of_a_connection_that_a_triggerer_cannot_read_names_the_limi
     teams.enter("team_a")
     with pytest.raises(UnknownConnection, match="Define AIRFLOW_CONN__TEAM_A___MISSING") as caught:
         await read_connection("missing")
-    assert "the connections of a team that are stored in its database" in str(caught.value)
+    assert "the connections of a team that are stored in the metadata database" in str(caught.value)
     with pytest.raises(UnknownConnection, match="aws_conn_id=None"):
         await load_settings("aws_default")
 

@@ -68,7 +68,8 @@ def _success(payload: Any, expected: dict[str, Any]) -> Outcome:
         return Success(value)
     except EVALUATION_ERRORS as error:
         return Failure(
-            f"result={result!r} cannot be evaluated on the callback's payload: {error}", retryable=False
+            f"the expression result={result!r} failed on the callback's payload: {error}; correct the expression",
+            retryable=False,
         )
 
 
@@ -76,7 +77,7 @@ def _is_true(name: str, expression: str, payload: Any, notes: list[str]) -> bool
     try:
         return is_truthy(compiled(expression).search(payload))
     except EVALUATION_ERRORS as error:
-        notes.append(f"{name} cannot be evaluated on this payload and is treated as false: {error}")
+        notes.append(f"{name} cannot be evaluated on the callback's payload and is treated as false: {error}")
         return False
 
 

@@ -139,7 +139,7 @@ def _checked(task: WorkerCheckTask, context: Context) -> CheckResult:
         raise
     except (Exception, SystemExit, AirflowTaskTimeout) as error:
         task.log.error(
-            "The check failed with %s, so it counts as FAIL/RETRIGGER", type(error).__name__, exc_info=error
+            "The check failed with %s, so its result is FAIL/RETRIGGER", type(error).__name__, exc_info=error
         )
         return Result.FAIL, Action.RETRIGGER
     return parse_result(returned, task.log)

@@ -185,11 +185,12 @@ def split_task_arguments(given: Mapping[str, Any], pool: str | None) -> tuple[di
     for name in given:
         if name in _SINGLE_TASK_ARGUMENTS:
             raise InputError(
-                f"{name}= is an argument for a single task, not for a Supervisor; set it on a task of the Supervisor"
+                f"{name}= is an argument for a single task, not for a Supervisor; set {name}= on a task of the "
+                "Supervisor"
             )
         if name not in _OPERATOR_ARGUMENTS:
             raise InputError(
-                f"{name}= is unknown, because no Supervisor and no operator has this argument; remove it"
+                f"{name}= is unknown, because no Supervisor and no operator has this argument; remove {name}="
             )
     given = {
         name: getattr(value, "pool", value) if name == "pool" else value for name, value in given.items()

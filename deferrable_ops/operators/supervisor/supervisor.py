@@ -101,7 +101,7 @@ class Supervisor(Pipeline):
             if getattr(self.cfg, field) and CHECK in self._steps:
                 raise InputError(
                     f"{field}= has no effect, because steps[{CHECK!r}] replaces the task that watches the programs; "
-                    f"remove one of the two"
+                    f"remove {field}=, or do not replace this task in steps="
                 )
         require_notifiers(self.cfg, found.fileloc)
         self._conf = conf

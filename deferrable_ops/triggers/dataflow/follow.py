@@ -359,7 +359,9 @@ class FollowingTrigger(DataflowTrigger):
             if as_xcom(self.current.id, described) is described:
                 await self._push(JOB, described)
             else:
-                self.log.warning("The XCom %s was not set, because it is larger than max_xcom_bytes", JOB)
+                self.log.warning(
+                    "The XCom %s was not set, because its value is larger than max_xcom_bytes", JOB
+                )
         return Success(job.id)
 
     async def _replacement(self, dataflow: Dataflow, job: Job) -> str:
@@ -415,7 +417,7 @@ class FollowingTrigger(DataflowTrigger):
         left_out = update.left_out + len(update.messages) - len(messages)
         if left_out and not self._left_out:
             self.log.warning(
-                "This log shows only some messages of the job, at most %d; %s", _MAX_LOGGED, _CONSOLE
+                "The job has more messages than this log shows (at most %d); %s", _MAX_LOGGED, _CONSOLE
             )
         self._left_out += left_out
         if update.cursor is not None:

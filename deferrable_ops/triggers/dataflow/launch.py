@@ -196,7 +196,8 @@ class Launch:
             )
         if active.state in NOT_STARTED:
             raise LaunchUncertain(
-                f"the job {active.id} with the name {self._name} cannot be updated yet, because it does not run yet"
+                f"the job {active.id} with the name {self._name} cannot be updated yet, because this job does "
+                "not run yet"
             )
         self._log.info("Updating the job %s (%s)", active.name, active.id)
         return self._update

@@ -114,7 +114,7 @@ class CheckRunner:
             self._log.error("The check failed (%s), so its result is FAIL/RETRIGGER", reason)
             return Result.FAIL, Action.RETRIGGER
         except TooManyHangingChecks as error:
-            self._log.error("The check was not run and is treated as failed: %s", error)
+            self._log.error("The check was not run, so its result is FAIL/RETRIGGER: %s", error)
             return Result.FAIL, Action.RETRIGGER
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if (used := _worker_only_use(error)) is not None:

@@ -116,7 +116,8 @@ class HighAvailabilityTrigger(TaskTrigger):
             await self.push_xcom(SKIPPED_TASKS, {"skipped": skipped}, Rank.END)
         except Exception as error:
             self.log.warning(
-                "Could not set the XCom %s (%s), so each gate of this check starts and decides by itself",
+                "Could not set the XCom %s (%s), so each gate (a task "
+                "behind the check) starts and decides by itself",
                 SKIPPED_TASKS,
                 type(error).__name__,
             )
@@ -276,7 +277,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         if seconds > 0:
             self.log.info(
                 "The next DAG run starts in %.0f s, because the DAG was already retriggered %d times since its last "
-                "run of more than %g s; see retrigger_delay and retrigger_reset_after",
+                "run that took more than %g s; to change the delay, set retrigger_delay and retrigger_reset_after",
                 seconds,
                 count,
                 backoff.reset_after,

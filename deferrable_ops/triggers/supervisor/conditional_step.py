@@ -137,6 +137,8 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
             # The gate's wait may have been deleted, because the inbox keeps settled waits only for some days.
             return None if own.try_number > 1 else Skip("no user has cleared this task")
         if last is None or decided.created_at >= last:
-            return Skip("no user has cleared this task; clear it, and no other task, to kill supervisord")
+            return Skip(
+                "no user has cleared this task; clear this task, and no other task, to kill supervisord"
+            )
         self.log.warning("A user cleared this task; killing supervisord and its programs")
         return None

@@ -77,7 +77,10 @@ class LaunchRequest:
                 response = await send(self._request, before_send=check)
             except InvalidUrl:
                 # The error's message is the URL, which may hold secrets.
-                raise LaunchFailed("url= is not a URL to which a request can be sent; correct it") from None
+                raise LaunchFailed(
+                    "no request can be sent to this task's URL, because the URL is not valid; correct url=, or path= "
+                    "and the host of the connection http_conn_id="
+                ) from None
             except RequestFailed as error:
                 problem = self.redact(str(error))
             except OSError as error:

@@ -46,7 +46,8 @@ class AwsThread:
         await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():
             log.warning(
-                "The thread %s of %s did not end within %g s; no action is needed, because it ends with the process",
+                "The thread %s of %s did not end within %g s; no action is needed, because the thread ends with "
+                "the process",
                 self.thread_name,
                 self._settings.identity,
                 _STOP_SECONDS,

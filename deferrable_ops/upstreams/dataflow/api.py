@@ -335,7 +335,8 @@ def _deadline_check() -> Any:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise DataflowUnavailable(
-                        "the launch request was not sent, because this process may no longer launch the job"
+                        "the launch request was not sent, because the time in which this process may launch the job is "
+                        "over"
                     )
                 details = details._replace(timeout=min(details.timeout, left))
             return await send(details, request)

@@ -140,7 +140,8 @@ def _default_credentials(impersonation_chain: tuple[str, ...]) -> LoadedCredenti
         if settings.team() is not None:
             # The team may have this connection, although a triggerer cannot read it.
             raise UnknownConnection(
-                f"{unknown}. To use the machine's own Google credentials, define it as google-cloud-platform://"
+                f"{unknown}. To use the machine's own Google credentials, "
+                "define this connection as google-cloud-platform://"
             ) from None
     found, project_id = google.auth.default(scopes=SCOPES)
     if not impersonation_chain:

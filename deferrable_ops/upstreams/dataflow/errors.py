@@ -65,7 +65,8 @@ def _translated(error: GoogleAPICallError, call: ApiCall) -> DataflowError:
 def _fix(status: str, call: ApiCall) -> str:
     if status == "PERMISSION_DENIED":
         workers = (
-            "; to launch, it also needs roles/iam.serviceAccountUser on the service account of the job's workers"
+            "; to launch jobs, this account also needs roles/iam.serviceAccountUser on the service account of the "
+            "job's workers"
             if call.permission == "dataflow.jobs.create"
             else ""
         )
@@ -76,7 +77,7 @@ def _fix(status: str, call: ApiCall) -> str:
     if status == "UNAUTHENTICATED":
         return f". Check the credentials of {call.caller}"
     if status == "NOT_FOUND":
-        return ". Check the project, the region and the name"
+        return ". Check that the project, the region, and the job or the template exist"
     return ""
 
 

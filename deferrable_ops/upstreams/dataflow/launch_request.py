@@ -24,5 +24,5 @@ def parse_launch_request(
         ParseDict(request, type(parsed).pb(parsed))
     except (ParseError, AttributeError, TypeError, ValueError) as error:
         # If a value has the wrong type, ParseDict may also raise other errors than ParseError.
-        raise InputError(f"body= is not a valid {type(parsed).__name__}; correct it: {error}") from None
+        raise InputError(f"body= is not a valid {type(parsed).__name__}; correct body=: {error}") from None
     return parsed

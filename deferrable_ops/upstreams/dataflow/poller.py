@@ -136,7 +136,9 @@ class Poller:
                 await self._poll_once()
             except Exception:
                 self._count_failure()
-                log.exception("The Dataflow poller of %s failed; retrying", self._target.region)
+                log.exception(
+                    "Reading the states of the Dataflow jobs in %s failed; retrying", self._target.region
+                )
             await self._pause(began)
 
     async def _pause(self, began: float) -> None:
@@ -305,7 +307,9 @@ class Poller:
             if not isinstance(error, Exception):
                 raise error
             if not isinstance(error, DataflowError):
-                log.error("The Dataflow poller of %s failed; retrying", self._target.region, exc_info=error)
+                log.error(
+                    "Reading the Dataflow jobs in %s failed; retrying", self._target.region, exc_info=error
+                )
         # The failed calls are repeated in the next interval.
         if errors:
             log.warning(

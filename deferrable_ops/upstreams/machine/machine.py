@@ -124,7 +124,7 @@ class MachineAddress:
             if "\0" in value:
                 raise InputError(
                     f"environment[{name!r}] contains a null character, which no environment variable may contain; "
-                    "remove it"
+                    "remove the character"
                 )
 
 

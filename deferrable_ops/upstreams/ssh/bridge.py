@@ -200,7 +200,10 @@ class Bridge:
         self._before_hello += max(0, len(before) - kept)
         self._received = before[-kept:]
         if self._before_hello > _MAX_BEFORE_HELLO:
-            self._abort("the account's shell prints too much before the program runs")
+            self._abort(
+                "the login shell of the account prints too much before this library's program runs; remove this output "
+                "from the startup files of the shell"
+            )
         return False
 
     def _dispatch_frames(self) -> None:

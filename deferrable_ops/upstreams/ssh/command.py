@@ -78,7 +78,9 @@ def not_started_error(machine: str, prefix: str, code: int, output: str) -> Mach
     if prefix:
         # A command without the prefix has read the machine's identity, so the shell itself works.
         return kind(f"command_prefix failed on {machine}; correct command_prefix. {printed}")
-    return kind(f"{machine} does not run shell commands as expected; give the account a shell. {printed}")
+    return kind(
+        f"{machine} does not run shell commands as expected; give the account a login shell, such as /bin/sh. {printed}"
+    )
 
 
 class Command:

@@ -140,7 +140,10 @@ class RemoteFiles:
             # "File exists": another process has created the directory in the meantime. It is checked next.
             if code and b"File exists" not in output:
                 raise self._error(path, output)
-        raise MachineUnavailable(f"{path} on {self._name} disappears while it is created")
+        raise MachineUnavailable(
+            f"the directory {path} on {self._name} disappears while this task creates it; check which process "
+            "removes the directory"
+        )
 
     async def check_directory(self, path: Path, uid: int) -> bool:
         """See :meth:`Machine.check_directory`.

@@ -128,7 +128,7 @@ class Link:
                 if refused.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
                     raise LoginRefused(
                         f"{self.settings.name} accepts the login, but does not run commands; "
-                        "give the account a shell"
+                        "give the account a login shell, such as /bin/sh"
                     ) from None
                 self._release_shell()
                 await asyncio.sleep(_SESSION_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311

@@ -147,7 +147,8 @@ def _options(settings: SshSettings, keepalive_interval: float) -> Any:
         )
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError, OSError) as error:
         raise ConfigurationError(
-            f"the connection {settings.conn_id!r} cannot be used; correct it: {settings.without_secrets(error)}"
+            f"the connection {settings.conn_id!r} cannot be used; correct the connection: "
+            f"{settings.without_secrets(error)}"
         ) from None
 
 

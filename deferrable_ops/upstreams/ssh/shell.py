@@ -91,7 +91,7 @@ class RemoteShell:
             self._channel.write(line)
 
     def _lost_error(self, error: Exception | None) -> Exception:
-        return error or ConnectionResetError("the shell has ended")
+        return error or ConnectionResetError("the shell of the SSH session has ended")
 
     def connection_made(self, channel: Any) -> None:
         """Keep the SSH channel."""

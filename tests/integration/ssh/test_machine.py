@@ -108,7 +108,8 @@ async def test_account_without_a_shell_is_refused(
         async with use_machine(MachineAddress(ssh_conn_id="web")) as machine:
             for call in (machine.identity(), machine.run(["true"], timeout=20)):
                 with pytest.raises(
-                    MachineRefused, match=r"give the account a shell\. .* printed 'This account"
+                    MachineRefused,
+                    match=r"give the account a login shell, such as /bin/sh\. .* printed 'This account",
                 ):
                     await call
     finally:

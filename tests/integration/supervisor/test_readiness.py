@@ -131,7 +131,8 @@ async def test_program_that_is_not_ready_in_time_fails_the_step_and_is_started_a
     for number in (1, 2):
         failed = await place.fail_step(cfg, "start-programs")
         assert failed.reason.startswith(
-            "db was not ready within 0.5 s. Its check ready=LogLine('never') failed: db:db has not written this line"
+            "db was not ready within 0.5 s. Its check ready=LogLine('never') failed: db:db has not written a line "
+            "with this text"
         )
         assert failed.retryable
         assert [spawned(cfg, name) for name in ("db", "other", "web")] == [number, 1, 0]

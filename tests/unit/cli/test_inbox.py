@@ -69,7 +69,7 @@ def test_adopt_without_an_id_names_what_is_missing(
 ) -> None:
     monkeypatch.setattr(metadata_database, "_read", lambda: None)
     assert main(["inbox", "adopt"]) == 2
-    assert "start its API server" in capsys.readouterr().err
+    assert "start the API server of this Airflow" in capsys.readouterr().err
     assert inbox.owner() is None
 
 

@@ -59,7 +59,7 @@ def test_unknown_program_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_request_that_no_triggerer_carries_out_stays_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["supervisord", "stop", "/srv/prices", "--wait", "0"]) == 1
-    assert "waiting after 0 s. It is given up after an hour" in capsys.readouterr().out
+    assert "waiting after 0 s. The triggerers give up the request after an hour" in capsys.readouterr().out
     assert main(["supervisord", "restart", "/srv/prices", "feed", "--wait", "0"]) == 1
     capsys.readouterr()
     assert main(["supervisord", "requests"]) == 0

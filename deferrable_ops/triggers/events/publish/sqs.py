@@ -67,7 +67,7 @@ class SqsPublisher:
             )
         if bad := _NOT_IN_TEXTS.search(body):
             raise InputError(
-                f"messages[{index}] has the character {bad.group()!r}, which SQS refuses; remove it"
+                f"messages[{index}] has the character {bad.group()!r}, which SQS refuses; remove this character"
             )
         entry: Entry = {
             "Id": str(index),

@@ -236,7 +236,7 @@ class StartOrder:
         for process in own:
             # The line of a process that ran before this step may be in a log file that was deleted.
             if self._was_started(process) and not await self._has_written(name, process, text):
-                return f"{process.full_name} has not written this line"
+                return f"{process.full_name} has not written a line with this text"
         return None
 
     async def _has_written(self, name: str, process: Process, text: str) -> bool:

@@ -99,7 +99,9 @@ class Notices:
             context = await self._context(event, skipped)
         except Exception as error:
             self._host.log.warning(
-                "Could not describe an event of %s: %s", event.program, type(error).__name__
+                "Could not describe an event of the program %s, so no notice of this event is sent: %s",
+                event.program,
+                type(error).__name__,
             )
             return
         notifiers = self._host.cfg.on_program_event
@@ -113,7 +115,10 @@ class Notices:
                 lines = await last_lines(self._host, process)
                 code = await _last_exit_code(self._host, event)
         except TimeoutError:
-            self._host.log.warning("Could not read the last lines of %s in time", process.full_name)
+            self._host.log.warning(
+                "Could not read the last log lines of %s in time; the notice is sent without these lines",
+                process.full_name,
+            )
         status = status_of(event.program, process)
         reason = mask_secrets(event.reason, self._host.cfg)
         text = f"{process.full_name}: {event.kind.replace('_', ' ')}{f' ({reason})' if reason else ''}"

@@ -96,7 +96,8 @@ class OutputCopier(Generic[T]):
     def report_gap(self, log: LogTail[T]) -> None:
         """Write to the task's log that output may be missing."""
         self._log.warning(
-            "[%s] output may be missing here, because its log file was removed or emptied", log.label
+            "[%s] output may be missing here, because the log file of the program was removed or emptied",
+            log.label,
         )
 
     async def _try_copy(self, logs: list[LogTail[T]], *, is_last: bool) -> None:

@@ -258,7 +258,9 @@ class ProgramWatcher:
             return
         for (name, step), answer in zip(steps.items(), answers, strict=True):
             if isinstance(answer, SupervisordRefused) and answer.code != _ALREADY_DONE[step]:
-                self._log.warning("Could not pause or resume %s: %s", name, answer)
+                self._log.warning(
+                    "Could not stop %s for a pause, or start it after a pause: %s", name, answer
+                )
 
     async def forward_output(self) -> None:
         """Copy new output of the programs to the task's log, or to files."""

@@ -111,7 +111,7 @@ async def test_launch_is_accepted_with_any_response_body(rest: bytes) -> None:
 
 
 async def test_invalid_url_fails_at_once_and_is_not_shown() -> None:
-    with pytest.raises(LaunchFailed, match="not a URL") as caught:
+    with pytest.raises(LaunchFailed, match="the URL is not valid") as caught:
         await launch("https://jobs.example.com:99999/?key=in-the-query").send_with_retries(
             nothing, timeout=30
         )

@@ -143,7 +143,9 @@ async def test_emptied_log_is_read_from_its_start_with_a_warning(
     program.write(b"two\n")
     await reader.look()
     assert copied(caplog) == ["one", "thr", "two"]
-    assert warned(caplog) == ["[a] output may be missing here, because its log file was removed or emptied"]
+    assert warned(caplog) == [
+        "[a] output may be missing here, because the log file of the program was removed or emptied"
+    ]
 
 
 async def test_emptied_log_that_has_grown_past_the_position_is_detected(
