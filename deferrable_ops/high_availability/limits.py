@@ -21,10 +21,12 @@ class Limits:
     :param runtime: the checks end this many seconds after the reference date; None means no limit.
     :param endtime: the checks end at the first occurrence of this time of day after the reference date; ISO 8601, in
         the DAG's timezone; None means no limit.
-    :param maxretrigger: the maximum number of retriggers in a row, counted from the chain's last long run; 0 means
-        never, and None means no limit.
-    :param runtime_function: the dotted path of a function that computes `runtime` for each run; None if there is none.
-    :param endtime_function: the dotted path of a function that computes `endtime` for each run; None if there is none.
+    :param maxretrigger: the maximum number of retriggers in a row, counted from the chain's last long run; 0 means no
+        retriggers, and None means no limit.
+    :param runtime_function: the dotted path of a function that computes `runtime` for each run; None if there is no
+        such function.
+    :param endtime_function: the dotted path of a function that computes `endtime` for each run; None if there is no
+        such function.
     """
 
     runtime: float | None = None
@@ -74,7 +76,9 @@ class Limits:
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether ``maxretrigger`` allows no further retrigger after `retriggers` recent retriggers."""
+        """Return whether this run may not retrigger the DAG, because `retriggers` has reached the limit
+        ``maxretrigger``.
+        """
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
@@ -144,7 +148,7 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
 
 
 def duration(name: str, value: Any) -> float:
-    """Return a duration of zero or more in seconds.
+    """Convert a duration to seconds.
 
     :raises InputError: if the value is not a duration, or is below zero.
     """

@@ -21,7 +21,7 @@ class PollSchedule:
     """The pause between two checks, in seconds.
 
     :param interval: the pause in seconds after a check with the result PASS, and after the first result FAIL.
-    :param backoff: whether each further consecutive result FAIL doubles the pause.
+    :param backoff: whether the pause doubles with each further result FAIL in a row.
     :param max_wait: the longest pause in seconds that the backoff can cause.
     :param jitter: a number from 0 to 1. Each pause is made shorter or longer at random, by at most this share of the
         pause. For example, 0.1 means up to 10 %.

@@ -53,7 +53,8 @@ class ConsecutiveResults:
         """Return the consecutive results after one more result.
 
         :param most: the largest count that still changes the pause. The count stops at `most` or at the threshold of
-            `result`, at the larger of the two. So a state that no longer changes is not stored again.
+            `result`, whichever is larger. After that, equal results do not change the state, and the state is not
+            stored again.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)

@@ -191,8 +191,9 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         computes the limit of each DAG run.
     :param maxretrigger: the maximum number of times in a row that the DAG triggers another run of itself. After a DAG
         run that is longer than ``retrigger_reset_after``, the count begins at 0. None means no limit.
-    :param retrigger_delay: the pause before the second of these runs; 0 means no pauses. The first run has no pause.
-        Each further pause is twice as long, but at most 10 minutes. The programs are restarted after the pause.
+    :param retrigger_delay: the pause before the second run that the DAG triggers of itself; 0 means no pauses. Before
+        the first such run, there is no pause. Each further pause is twice as long, but at most 10 minutes. The programs
+        are restarted after the pause.
     :param retrigger_reset_after: after a DAG run that is longer than this, the next retrigger has no pause, and the
         retriggers are counted from 0.
     :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run, unless the DAG
@@ -213,8 +214,8 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     :param on_program_event: notifiers that the Triggerer calls when a program is in a crash loop, is paused, is given
         up, is restarted or is not ready: an AsyncCallback of Airflow, or a list of these.
     :param policy: what the task ``check-programs`` does when a program ends.
-    :param policies: a policy for each program that needs its own, by the program's name. For such a program, this
-        policy replaces ``policy``.
+    :param policies: a dict with policies for single programs. Each key is the name of a program. For this program, the
+        value replaces ``policy``.
     :raises InputError: if two fields contradict each other, or a program name is unknown.
     """
 

@@ -1,4 +1,4 @@
-"""Detection of crash loops.
+"""Detects crash loops: a process is in a crash loop if it is restarted too many times within a time span.
 
 A restart of a process is detected by a new pid or a new start time. When a process is in a crash loop, the library
 stops the process for some time. This time is called a pause. Each pause is twice as long as the previous pause, but at

@@ -38,8 +38,8 @@ class Evaluation:
 
     @property
     def is_calm(self) -> bool:
-        """Whether the watch continues, and no process has recent restarts or pauses. As long as no process changes, the
-        evaluation then stays the same: it does not depend on the time.
+        """Whether the task continues to watch the programs, and no process has recent restarts or pauses. If True, the
+        evaluation stays the same until a process changes.
         """
         return self.verdict.action is None and all(
             not history.restarts and not history.pauses and history.paused_until is None

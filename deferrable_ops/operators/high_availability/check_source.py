@@ -1,6 +1,7 @@
 """Determines from the source of a check function whether the check uses something that only a worker has.
 
-A check that only its path names is not imported, because the import may take seconds or may need a triggerer.
+If the operator has only the dotted path of a check, this module does not import the check, because the import may take
+seconds or may need a triggerer.
 """
 
 from __future__ import annotations
