@@ -49,12 +49,15 @@ class Limits:
         )
 
     def overridden_by(self, forced: Limits) -> Limits:
-        """Return a copy of these limits. The limits that are set in `forced` replace the limits in this copy."""
+        """Return a copy of these limits, in which each limit that is set in `forced` replaces the limit of the same
+        name.
+        """
         given = {name: value for name in self.__slots__ if (value := getattr(forced, name)) is not None}
         return replace(self, **given)
 
     def end(self, reference: datetime, timezone: str) -> tuple[datetime, str] | None:
-        """Return the time at which the checks end, and which limit ends them; None if there is no limit.
+        """Return the time at which the checks end, and a text that shows which limit ends the checks; None if there is
+        no limit.
 
         :param reference: the reference date, a datetime with a timezone.
         :param timezone: the name of the DAG's timezone, in which ``endtime`` is read.

@@ -41,7 +41,7 @@ class PollSchedule:
         return MAX_DOUBLINGS if self.backoff else 1
 
     def pause(self, results: ConsecutiveResults) -> float:
-        """Return the seconds until the next check."""
+        """Return the number of seconds until the next check, which depends on the last results."""
         pause = self.interval
         if self.backoff and results.last is Result.FAIL:
             doubled = pause * 2.0 ** min(max(results.length - 1, 0), MAX_DOUBLINGS)

@@ -48,7 +48,7 @@ class RetriggerBackoff:
     length `delay`.
 
     :param delay: the first pause; 0 means no pauses.
-    :param reset_after: a run that is longer than this is a long run.
+    :param reset_after: a run that is longer than this number of seconds is a long run.
     """
 
     delay: float = DEFAULT_DELAY

@@ -42,7 +42,7 @@ class ConsecutiveResults:
     :param last: the last result; None before the first check.
     :param length: the number of consecutive checks that returned the last result. The count stops at the largest number
         that still changes a decision or a pause.
-    :param health: the last result that reached its threshold; None if no result has reached it yet.
+    :param health: the last result that reached its threshold; None if no result has reached its threshold yet.
     """
 
     last: Result | None = None

@@ -203,8 +203,8 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         the DAG itself did not trigger.
     :param restart_on_retrigger: whether the step that starts programs also restarts running programs, in a DAG run that
         the DAG itself triggered.
-    :param forward_logs: whether the task that watches the programs copies their output to its own task log. With
-        ``"file"``, the task copies their output to files beside its log.
+    :param forward_logs: whether the task that watches the programs copies the output of the programs to the task's log.
+        With ``"file"``, the task copies the output to files beside the task's log.
     :param log_chunk_size: the largest number of bytes that one read of a program's log returns.
     :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
     :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,

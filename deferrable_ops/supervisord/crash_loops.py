@@ -69,7 +69,7 @@ class CrashHistory:
 
     @property
     def is_restarting(self) -> bool:
-        """Whether the library restarts the process, see :func:`begin_restart`."""
+        """Whether the library is just restarting the process, see :func:`begin_restart`."""
         return self.paused_until == _RESTARTING
 
     def to_json(self) -> dict[str, Any]:

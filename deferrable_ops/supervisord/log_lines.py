@@ -150,7 +150,7 @@ class LogBytes:
         return [data] if data else []
 
     def finish(self) -> list[bytes]:
-        """Return an empty list, because no bytes are held back."""
+        """Return an empty list, because :meth:`add` has already returned all bytes."""
         return []
 
 

@@ -48,8 +48,8 @@ _NO_LOG_FILES: Final = frozenset({"none", "syslog", "/dev/stdout", "/dev/stderr"
 
 @dataclass(frozen=True)
 class LogLine:
-    """A check that passes if, since its start, a program has written a line with this text to its standard output or
-    its standard error.
+    """A check that passes if a program has written a line with this text to standard output or standard error since the
+    program was started.
 
     :param contains: a text that the line must contain.
     :raises InputError: if the text is empty, or has several lines.
@@ -136,7 +136,7 @@ class ProgramConfiguration(Section):
         this program in their ``after`` wait for this check. If ``ready`` is None, the program is ready as soon as it
         has started.
     :param ready_timeout: the longest time from the start of the program until it is ready; a timedelta, or a number of
-        seconds. During this time, the check ``healthy`` may fail.
+        seconds. During this time, failures of the check ``healthy`` are not counted until the check has passed once.
     :param after: the names of the programs that must be ready before the step ``start-programs`` starts this program.
     :param healthy: the check that shows that the running program works: a TcpCheck or an HttpCheck. The task that
         watches the programs runs this check once per ``check_interval``.

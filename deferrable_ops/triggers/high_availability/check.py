@@ -187,8 +187,8 @@ class _TaskInstance(LimitedNamespace):
         run_id: str | None = None,
     ) -> Any:
         """Return an XCom, or a list of XComs for several tasks or map indexes. By default, read the XCom
-        ``return_value`` of this task in this DAG run. If `task_ids` names another task, this task is by default read as
-        a task that is not mapped.
+        ``return_value`` of this task in this DAG run. By default, the tasks in `task_ids` are treated as tasks that are
+        not mapped.
 
         Airflow's own ``xcom_pull`` would hang in a triggerer.
         """

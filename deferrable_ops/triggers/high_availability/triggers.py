@@ -101,12 +101,12 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
+        """The keys of XComs that an earlier attempt of the task may have set. Airflow does not clear these XComs."""
         return (*super().xcoms_to_clear, SKIPPED_TASKS)
 
     async def before_end(self, outcome: Outcome) -> None:
         """Make the scheduler skip the gates (downstream tasks) that do not match the result. Otherwise the triggers of
-        all gates would start at once, and each trigger contains a copy of the serialized DAG.
+        all gates would start at once, and each trigger would contain a copy of the whole serialized DAG.
         """
         decided = read_result(outcome.value) if isinstance(outcome, Success) else None
         if decided is None or self.current is None or delivery.has_custom_xcom_backend():

@@ -105,8 +105,8 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await self._skip_if_taken_over(0.0 if decided is None else decided.created_at)
 
     async def _skip_if_taken_over(self, ended_at: float) -> Skip | None:
-        """Return a Skip if another DAG run uses this supervisord now. For example, a user has cleared a task of an
-        older DAG run.
+        """Return a Skip if another DAG run uses this supervisord now. For example, this happens after a user has
+        cleared a task of an older DAG run.
         """
         own = self.current.attempt
         claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))

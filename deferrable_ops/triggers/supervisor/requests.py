@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 async def stop(inbox: Inbox, claimed: ClaimedRequest) -> str:
     """Stop a supervisord and its programs, and remove its files if ``cleanup`` is set. Return what was done.
 
-    If another DAG run uses the supervisord than the one for which the request was made, nothing is stopped.
+    Each request belongs to one DAG run. If another DAG run uses the supervisord now, nothing is stopped.
 
     :raises RequestFailed: if the inbox does not contain the supervisord's configuration.
     :raises MachineUnavailable: if supervisord cannot be stopped from this host now.
@@ -50,7 +50,7 @@ async def stop(inbox: Inbox, claimed: ClaimedRequest) -> str:
 async def restart(inbox: Inbox, claimed: ClaimedRequest) -> str:
     """Restart one program of a supervisord, or start it if it does not run. Return the states of its processes.
 
-    :raises RequestFailed: if supervisord does not run, does not know the program, or cannot start the program.
+    :raises RequestFailed: if supervisord does not run, has no such program, or cannot start the program.
     :raises MachineUnavailable: if supervisord cannot be reached from this host now.
     """
     request = claimed.request

@@ -1,5 +1,5 @@
-"""Finds and removes drift: differences between the task's configuration and the configuration with which supervisord
-runs.
+"""Finds and removes drift, which means differences between the task's configuration and the configuration with which
+supervisord runs.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
     """Return the differences between the configuration with which supervisord runs and the task's configuration.
 
     Settings of supervisord itself are compared only with the configuration file, because a running supervisord does not
-    report them.
+    report its own settings.
     """
     other_file = not await file_equals(machine, config.config_path, config.to_cfg().encode())
     try:
@@ -126,7 +126,8 @@ async def update_groups(host: SupervisorHost) -> Drift:
 
     If the field ``drift`` is ``apply``, groups that run with other settings are stopped, and the caller starts them
     again with the settings in the file. Otherwise, groups that run with other settings keep running. With ``rolling``,
-    only groups that are no longer configured are stopped: the task that watches the programs replaces the others.
+    only groups that are no longer configured are stopped: the task that watches the programs replaces the changed
+    groups.
 
     :raises StepFailed: if supervisord cannot read its configuration file; or if the field ``drift`` is ``fail``, and a
         group runs with other settings.
@@ -227,9 +228,11 @@ async def replace_groups(
 ) -> dict[str, SupervisordRefused]:
     """Replace the changed groups at the same time, remove the removed groups, and add and start the added groups.
 
-    Return the refused starts of processes, by the process's full name.
+    Return the processes that supervisord refused to start. Each key is a process's full name, and each value is the
+    refusal.
 
-    :param running: the processes that ran before the change. Of a changed group, only these are started again.
+    :param running: the processes that ran before the change. In a changed group, only these processes are started
+        again.
     :raises SupervisordUnavailable: if a group did not stop within the timeout, or supervisord does not respond.
     """
     await _remove_groups(client, (*drift.changed, *drift.removed), step_timeout(config, "stop-programs"))
@@ -360,8 +363,9 @@ class DriftReconciler:
             return _CURRENT
 
     async def replace(self, processes: Sequence[Process]) -> dict[str, SupervisordRefused] | None:
-        """Stop running processes, and start them with the settings in the configuration file. Return the refused starts
-        by the process's full name; None if another task, or another triggerer, has replaced the processes.
+        """Stop running processes, and start them with the settings in the configuration file. Return the refusals of
+        supervisord to start a process, by the process's full name. Return None if another task or another triggerer has
+        already replaced the processes.
 
         :raises SupervisordUnavailable: if a process did not stop within the timeout, or supervisord does not respond.
         """
@@ -377,7 +381,9 @@ class DriftReconciler:
                 self._changes.count += 1
 
     def _may_show_a_change(self) -> bool:
-        """Return whether the poll result may be older than a change of the configuration, which restarts programs."""
+        """Return whether the poll result may be older than the newest change of the configuration. Such a change
+        restarts programs.
+        """
         if self._changes.lock.locked():
             return True
         if self._known_changes == self._changes.count:

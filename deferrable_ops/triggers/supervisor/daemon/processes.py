@@ -176,8 +176,8 @@ def _server_url(host: SupervisorHost) -> str:
 
 
 async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
-    """Send a signal to processes whose supervisord has ended, and return their pids. If another process has locked the
-    lock file, return None.
+    """Send a signal to the processes whose supervisord has ended, and return the pids of these processes. If another
+    process has locked the lock file, return None.
     """
     # The fields are: pid (command) state ppid pgrp session; see proc(5). Zombies are ignored: their parents reap them.
     searches = [(*_whole(marker), "environ") for marker in (environment_marker(host), _server_url(host))]
@@ -192,7 +192,7 @@ async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal:
 
 
 def _whole(text: str) -> tuple[str, str]:
-    """Return a regular expression that matches this text, and the text."""
+    """Return two values: a regular expression that matches the given text, and the text itself."""
     return _SPECIAL.sub(r"\\\g<0>", text), text
 
 

@@ -40,8 +40,8 @@ _calls = Throttle(8)
 class Notices:
     """Sends the notices of one task.
 
-    For each process and kind of event, at most one notice is sent per :attr:`min_interval`. The next notice has the
-    number of skipped events.
+    For each process and kind of event, at most one notice is sent per :attr:`min_interval`. Further events in this time
+    are skipped, and the next notice contains the number of skipped events.
     """
 
     min_interval: ClassVar[float] = 60.0
@@ -167,9 +167,10 @@ def takes_context(function: Any) -> bool:
 
 
 async def _last_exit_code(host: SupervisorHost, event: ProgramEvent) -> int | None:
-    """Return the exit code with which a process last ended, -1 for the end by a signal, and None if it is unknown.
+    """Return the exit code with which a process last ended. -1 means that a signal ended the process, and None means
+    that the exit code is unknown.
 
-    If the process has been started again since then, only the log of supervisord has its exit code.
+    If the process has been started again since then, only the log of supervisord contains this exit code.
     """
     process = event.process
     if process.state in (ProcessState.EXITED, ProcessState.STOPPED):

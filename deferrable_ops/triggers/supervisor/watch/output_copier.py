@@ -91,7 +91,7 @@ class OutputCopier(Generic[T]):
         """
 
     async def end(self, logs: list[LogTail[T]]) -> None:
-        """Copy what was held back of the output of processes that have ended."""
+        """Copy the rest of the output of processes that have ended, such as a last line without a newline."""
 
     def report_gap(self, log: LogTail[T]) -> None:
         """Write to the task's log that output may be missing."""

@@ -15,10 +15,10 @@ from deferrable_ops.supervisord.processes import Process, ProcessState
 class ProgramEventKind(StrEnum):
     """What happened to a process.
 
-    CRASH_LOOP: it was restarted too often. PAUSED: it is kept stopped for some time because of a crash loop. GIVEN_UP:
-    it is not started again, because it was in a crash loop after the last allowed pause, or because supervisord could
-    not start it. RESTARTED: it was started again. NOT_READY: its check ``ready`` or ``healthy`` failed, or it did not
-    start with its new configuration.
+    CRASH_LOOP: the process was restarted too many times in a short time. PAUSED: it is kept stopped for some time
+    because of a crash loop. GIVEN_UP: it is not started again, because it was in a crash loop after the last allowed
+    pause, or because supervisord could not start it. RESTARTED: it was started again. NOT_READY: its check ``ready`` or
+    ``healthy`` failed, or it did not start with its new configuration.
     """
 
     CRASH_LOOP = "crash_loop"
@@ -50,8 +50,8 @@ def find_events(
 ) -> list[ProgramEvent]:
     """Return the events between two evaluations.
 
-    :param before: the crash histories before the evaluation `now`. They are saved, so a restart of the Triggerer hides
-        no event.
+    :param before: the crash histories before the evaluation `now`. The inbox stores these crash histories, so that no
+        event is lost when the Triggerer is restarted.
     :param states: the states of the processes at the previous evaluation, by full name; empty for the first evaluation.
     """
     return [

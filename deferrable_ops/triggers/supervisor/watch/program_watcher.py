@@ -198,7 +198,8 @@ class ProgramWatcher:
     def note_not_ready(self, reasons: Mapping[str, str]) -> None:
         """Send a notice for each program that is not ready, or not healthy.
 
-        :param reasons: for each of these programs, the reason, by the name of the program.
+        :param reasons: a dict with the name of each of these programs, and the reason why the program is not ready or
+            not healthy.
         """
         if self._notices is not None:
             self._notices.add(
@@ -243,7 +244,7 @@ class ProgramWatcher:
         return verdict
 
     async def apply_steps(self) -> None:
-        """Pause and resume the processes as the newest evaluation requires. If a call to supervisord fails, it is
+        """Pause and resume the processes as the newest evaluation requires. If a call to supervisord fails, the call is
         repeated after the next poll.
         """
         steps = self._last.steps if self._last else {}
@@ -271,7 +272,9 @@ class ProgramWatcher:
             await self._output.finish(self._last.processes)
 
     def _replace(self, processes: tuple[Process, ...]) -> None:
-        """Begin to replace processes whose configuration has changed. All processes that were replaced before run."""
+        """Begin to replace processes whose configuration has changed. The caller has waited until all processes that
+        were replaced before are running again.
+        """
         before = {name: replace(old, is_replaced=False) for name, old in self._histories.items()}
         self._histories = before
         self.restart(processes)
@@ -280,8 +283,8 @@ class ProgramWatcher:
             self._histories[name] = replace(self._histories[name], is_replaced=True)
 
     async def _replace_processes(self, steps: Mapping[str, CrashLoopStep]) -> bool:
-        """Stop the processes that a rolling update replaces, and start them with their new configuration. Return
-        whether there were such processes.
+        """Stop the processes that a rolling update replaces, and start these processes with their new configuration.
+        Return False if there were no such processes.
         """
         due = [
             process
