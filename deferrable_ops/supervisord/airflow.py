@@ -54,8 +54,8 @@ _UNSPECIFIED: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 
 def _fields_of(value: Any) -> Any:
-    """If the value is a model of another library with the same field names, return a dict with the fields that the user
-    set; otherwise return the value.
+    """If the value is a pydantic model of another library with the same field names, return a dict with the fields that
+    the user set. Otherwise return the value unchanged.
     """
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
@@ -84,8 +84,8 @@ def _pool_name(value: Any) -> Any:
 
 
 def fields_of_hook(hook: Any) -> dict[str, Any]:
-    """Return the fields of :class:`SSHOperatorArgs` that an SSHHook of the SSH provider sets: the id of its connection,
-    and its host. The hook itself cannot be sent to the triggerer.
+    """Return the fields of :class:`SSHOperatorArgs` that an SSHHook of the SSH provider sets: the id of the hook's
+    connection, and the hook's host. The hook itself cannot be sent to the triggerer.
 
     :raises InputError: if the object is not a hook, or if the login is in the hook and not in an Airflow connection.
     """

@@ -42,7 +42,7 @@ _registered: list[DaemonControl] = []
 
 
 def register(control: DaemonControl) -> None:
-    """Set the object that carries out the operations of all configurations in this process."""
+    """Set the object that carries out the operations for all configurations in this Python process."""
     _registered[:] = [control]
 
 

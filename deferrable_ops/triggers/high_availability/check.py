@@ -219,7 +219,7 @@ class _TaskInstance(LimitedNamespace):
 
 
 def _worker_only_use(error: BaseException) -> str | None:
-    """Return what a check used that a triggerer does not have; None if the error has another cause."""
+    """Return what the check has used that exists only on a worker; None if the error has another cause."""
     match error:
         case WorkerOnlyAttribute():
             return str(error)

@@ -41,7 +41,7 @@ class LogText(NamedTuple):
 
 
 class SupervisorClient:
-    """Calls a supervisord through its Unix socket. Each method opens its own connection.
+    """Calls a supervisord through supervisord's Unix socket. Each method opens its own connection.
 
     The supervisord must run on the caller's own host, or on another machine that the caller reaches over SSH.
 

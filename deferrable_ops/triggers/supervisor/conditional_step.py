@@ -59,7 +59,9 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         self.skip_because = skip_because
 
     async def wait(self) -> Outcome:
-        """Run the step and return its result. If the step must not run in this DAG run, return the reason instead."""
+        """Run the step and return its result. If the step must not run in this DAG run, return an outcome with the
+        reason.
+        """
         outcome = await self._outcome_if_not_due()
         return await super().wait() if outcome is None else outcome
 

@@ -33,9 +33,9 @@ _REMOVE_POLL_SECONDS: Final = 0.2
 
 
 class _Changes:
-    """The changes that this Python process makes to the configuration of one supervisord. The lock allows one change at
-    a time; ``count`` is the number of changes so far. The lock ``comparing`` allows one comparison at a time, because
-    hundreds of comparisons at once would need much memory.
+    """The changes that this Python process makes to the configuration of one supervisord. ``lock`` allows one change at
+    a time, and ``count`` is the number of changes so far. ``comparing`` is a lock that allows one comparison at a time,
+    because hundreds of comparisons at once would need much memory.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
 
 
 async def write_environment_files(config: SupervisorAirflowConfiguration, machine: Machine) -> None:
-    """Write the files with environment variables whose content has changed."""
+    """Write the files with environment variables. Write only the files whose content has changed."""
     for name, script in config.environment_files().items():
         path = config.config_path.with_name(name)
         if not await file_equals(machine, path, script.encode()):
@@ -285,9 +285,9 @@ class Reconciliation(NamedTuple):
     :param is_current: whether the poll result may be evaluated. If this process has changed programs after the poll,
         `is_current` is False, and the caller must wait for the next poll result.
     :param verdict: the verdict with which the task fails because of drift; None if the task continues.
-    :param next: the processes that a rolling update replaces next; an empty tuple if the rolling update has ended; None
-        if the caller has nothing to replace.
-    :param failed: the programs because of which a rolling update has stopped, each with the reason.
+    :param next: the processes that a rolling update replaces next. An empty tuple means that the rolling update has
+        ended, and None means that the caller has nothing to replace.
+    :param failed: a dict with the programs that have stopped a rolling update, and the reasons.
     """
 
     is_current: bool

@@ -279,7 +279,7 @@ class LogTail(Generic[T]):
 
 
 async def _count_lines(machine: Machine, path: Path, start: int, size: int) -> int | None:
-    """Return the number of line ends in a part of a file; None if the machine cannot count them."""
+    """Return the number of line ends in a part of a file; None if the machine cannot count line ends."""
     arguments = ["sh", "-c", _COUNT_LINES, "sh", str(path), str(start + 1), str(size)]
     try:
         result = await machine.run(arguments, timeout=_COUNT_SECONDS)

@@ -161,7 +161,7 @@ async def _notify_once(notifier: ProgramNotifier, context: dict[str, Any], timeo
 
 
 def takes_context(function: Any) -> bool:
-    """Return whether a function has a parameter ``context``, as Airflow determines it for an AsyncCallback."""
+    """Return whether a function has a parameter ``context``. Airflow does the same check for an AsyncCallback."""
     parameters = inspect.signature(function).parameters
     return "context" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 

@@ -64,8 +64,8 @@ async def failures(host: SupervisorHost, found: Programs) -> list[dict[str, Any]
 
 
 def failed_processes(cfg: SupervisorAirflowConfiguration, found: Programs) -> list[tuple[str, Process]]:
-    """Return the processes whose end is a failure, or all processes if none has failed. Each process comes with the
-    name of its program.
+    """Return the processes whose end is a failure, each with the name of its program. If no process has failed, return
+    all processes.
     """
     everything = [(name, process) for name, own in found.items() for process in own]
     failed = [

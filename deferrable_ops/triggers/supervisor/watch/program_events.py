@@ -48,7 +48,7 @@ def find_events(
     states: Mapping[str, ProcessState],
     now: Evaluation,
 ) -> list[ProgramEvent]:
-    """Return the events between two evaluations.
+    """Return the events of programs between two evaluations of their processes.
 
     :param before: the crash histories before the evaluation `now`. The inbox stores these crash histories, so that no
         event is lost when the Triggerer is restarted.
@@ -75,7 +75,7 @@ def find_start_failures(
     """Return the events of programs that a step could not start.
 
     :param found: the processes of each program, by the program's name.
-    :param reasons: for each program that was not ready in time, the reason.
+    :param reasons: a dict with the name of each program that was not ready in time, and the reason.
     """
     events = []
     for name, own in found.items():

@@ -209,7 +209,8 @@ class ProgramWatcher:
             )
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
-        """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
+        """Wait for the next poll result, and return the verdict, which is what the task must do; None if this poll gave
+        no verdict.
 
         :param timeout: maximum number of seconds to wait for the poll result; None means no limit.
         :raises SupervisordRefused: if supervisord refused the call, and would also refuse a retry.
