@@ -373,7 +373,7 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
 
 
 SupervisorConvenienceConfiguration = SupervisorAirflowConfiguration
-"""The name in supervisor-pydantic of the configuration that can be used outside of a DAG."""
+"""An alias. supervisor-pydantic uses this name for the configuration that can be used outside of a DAG."""
 
 
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):

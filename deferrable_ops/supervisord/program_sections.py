@@ -194,7 +194,7 @@ class ProgramConfiguration(Section):
 
     def environment_script(self, key: str = "") -> str:
         """Return a shell script that exports the environment variables that supervisord's file cannot contain, because
-        their values contain line breaks or quotes; "" if there are none.
+        their values contain line breaks or quotes; "" if there are no such variables.
 
         The text contains secrets, so write it only to a file with mode 0600. See :func:`environment_file` for its name.
 

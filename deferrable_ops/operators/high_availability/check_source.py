@@ -35,8 +35,8 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 class CheckSource:
     """What is known about a check function without calling it.
 
-    :param signature: the signature of the call, without ``self``; None if it is unknown.
-    :param definition: the definition of the function in its source; None if it is unknown.
+    :param signature: the signature of the call, without ``self``; None if the signature is unknown.
+    :param definition: the definition of the function in its source; None if the definition is unknown.
     :param is_class: whether the check is a class, whose instances are called.
     """
 

@@ -121,7 +121,7 @@ class SupervisorHost:
     check_claim: Callable[[], Awaitable[object]] = _allow
 
     timings: ClassVar[StepTimings] = StepTimings()
-    """A class attribute, because an instance attribute would need memory for each watching task."""
+    """How long steps wait. An instance attribute would need memory for each watching task."""
 
     @property
     def working_dir(self) -> Path:

@@ -35,8 +35,8 @@ class StepRunner:
     :param restart: whether the step ``start-programs`` restarts programs that are already running.
     :param record_launch: an async function that is called before a step starts the first program. Its argument is the
         progress of the step.
-    :param tears_down: whether a triggerer stops supervisord if supervisord still runs after the end of the DAG run,
-        unless ``stop_on_exit`` is False.
+    :param tears_down: if True, and supervisord still runs after the end of the DAG run, a triggerer stops supervisord.
+        If ``stop_on_exit`` is False, this parameter has no effect.
     """
 
     def __init__(

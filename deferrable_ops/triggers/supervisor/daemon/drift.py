@@ -310,7 +310,7 @@ class DriftReconciler:
     # A class attribute, because an instance attribute would need memory for each watching task. The interval is needed
     # because a program in a crash loop restarts often: without it, each restart would start another comparison.
     min_interval: ClassVar[float] = 60.0
-    """The shortest time between two comparisons, in seconds."""
+    """The shortest time between two comparisons of the configurations, in seconds."""
 
     def __init__(self, host: SupervisorHost) -> None:
         self._config = host.cfg

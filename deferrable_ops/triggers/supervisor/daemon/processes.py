@@ -21,7 +21,7 @@ from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import CommandResult
 
 LOCKED: Final = 75
-"""Exit code of a script that cannot take the lock, because another process holds it."""
+"""Exit code of a script that cannot take the lock, because another process holds the lock."""
 
 NO_FLOCK: Final = 77
 """Exit code of a script that needs flock, if flock is not installed or does not work."""
@@ -37,7 +37,7 @@ flock -n 3 || exit $(($? == 1 ? {LOCKED} : {NO_FLOCK}))
 shift
 """
 """The first lines of the script that starts supervisord. The script's first argument is the path of the lock file. The
-script takes the lock. supervisord keeps it, because the script's process becomes supervisord."""
+script takes the lock. supervisord keeps the lock, because the script's process becomes supervisord."""
 
 KEEP_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
 if command exec 3<"$1"; then flock -n 3 || exit $(($? == 1 ? {LOCKED} : {NO_FLOCK})); fi 2>/dev/null

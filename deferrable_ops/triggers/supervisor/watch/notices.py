@@ -1,7 +1,7 @@
 """Sends notices about events of programs with Airflow's notifiers.
 
 A notifier runs in a thread with its own event loop, so a notifier that blocks does not block the Triggerer. The task
-never waits for a notifier, except for a few seconds at its end.
+never waits for a notifier, except for a few seconds when the task ends.
 """
 
 from __future__ import annotations

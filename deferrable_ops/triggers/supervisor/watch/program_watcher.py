@@ -49,7 +49,7 @@ class ProcessReading(NamedTuple):
         equal `facts`, no process has changed between the two polls.
     :param starts: the start time of each process, by the process's full name.
     :param evaluations: the evaluations of `processes`, each with the configuration and the crash histories from which
-        it was computed. All tasks with equal input share an evaluation.
+        it was computed. All tasks with the same configuration and the same crash histories share an evaluation.
     """
 
     processes: tuple[Process, ...]
@@ -161,7 +161,9 @@ class ProgramWatcher:
 
     @property
     def programs(self) -> dict[str, tuple[Process, ...]]:
-        """The processes of each program at the last poll. Their state is UNKNOWN if supervisord did not answer."""
+        """The processes of each program at the last poll. If supervisord did not answer this poll, the state of the
+        processes is UNKNOWN.
+        """
         found = {} if self._last is None else self._last.processes
         if not self._unanswered:
             return found
