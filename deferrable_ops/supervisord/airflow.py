@@ -194,10 +194,10 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
     :param retrigger_delay: the pause before the second run that the DAG triggers of itself; 0 means no pauses. Before
         the first such run, there is no pause. Each further pause is twice as long, but at most 10 minutes. The programs
         are restarted after the pause.
-    :param retrigger_reset_after: after a DAG run that is longer than this, the next retrigger has no pause, and the
-        retriggers are counted from 0.
-    :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run, unless the DAG
-        triggers another run of itself.
+    :param retrigger_reset_after: after a DAG run that is longer than this duration, the next retrigger has no pause,
+        and the count of retriggers begins at 0.
+    :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run. If the DAG triggers
+        another run of itself, supervisord and the programs are not stopped.
     :param cleanup: whether to remove ``working_dir`` after supervisord has stopped; requires ``stop_on_exit``.
     :param restart_on_initial: whether the step that starts programs also restarts running programs, in a DAG run that
         the DAG itself did not trigger.
@@ -207,8 +207,8 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         With ``"file"``, the task copies the output to files beside the task's log.
     :param log_chunk_size: the largest number of bytes that one read of a program's log returns.
     :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
-    :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
-        ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
+    :param drift: what the task does if supervisord runs with a configuration that differs from this one: ``warn`` logs
+        a warning, ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
     :param rolling: whether ``drift="apply"`` replaces the changed programs one after another. The next program is
         stopped only after all other programs have started and are ready.
     :param on_program_event: notifiers that the Triggerer calls when a program is in a crash loop, is paused, is given

@@ -64,8 +64,8 @@ class SupervisorStepTrigger(TaskTrigger):
         trigger reads the data of the DAG run from this task instance.
     :param airflow_timeout: the timeout in seconds after which Airflow itself ends the deferral; then the operator
         defers the task again.
-    :param tears_down: whether the library's own teardown steps stop the supervisord. If True and supervisord still runs
-        after the end of the DAG run, a triggerer stops supervisord.
+    :param tears_down: whether the library's own teardown steps, and not tasks of the user, stop the supervisord. If
+        True, a triggerer also stops a supervisord that still runs after the end of the DAG run.
     :cvar first_pause: the longest time in seconds before the first retry of a step that failed for a transient reason.
     """
 

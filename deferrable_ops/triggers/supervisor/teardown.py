@@ -47,7 +47,7 @@ async def stop_supervisord(
 ) -> list[int]:
     """Stop supervisord and its programs. If the field ``cleanup`` is set, also remove supervisord's files.
 
-    Return the pids of the stopped supervisords. A second call does no harm.
+    Return the pids of the stopped supervisords. This function is idempotent.
 
     :param dag_id: the DAG id of the DAG run that uses the supervisord.
     :param run_id: the run id of the DAG run that uses the supervisord.

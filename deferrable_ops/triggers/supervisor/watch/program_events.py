@@ -15,10 +15,10 @@ from deferrable_ops.supervisord.processes import Process, ProcessState
 class ProgramEventKind(StrEnum):
     """What happened to a process.
 
-    CRASH_LOOP: the process was restarted too many times in a short time. PAUSED: it is kept stopped for some time
-    because of a crash loop. GIVEN_UP: it is not started again, because it was in a crash loop after the last allowed
-    pause, or because supervisord could not start it. RESTARTED: it was started again. NOT_READY: its check ``ready`` or
-    ``healthy`` failed, or it did not start with its new configuration.
+    CRASH_LOOP: the process was restarted too many times in a short time. PAUSED: the process is kept stopped for some
+    time because of a crash loop. GIVEN_UP: the process is not started again, because it was in a crash loop after the
+    last allowed pause, or because supervisord could not start it. RESTARTED: the process was started again. NOT_READY:
+    the check ``ready`` or ``healthy`` failed, or the process did not start with its new configuration.
     """
 
     CRASH_LOOP = "crash_loop"
