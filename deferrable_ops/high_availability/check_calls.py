@@ -58,10 +58,11 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 def accepted_kwargs(
     function: Callable[..., Any], op_args: Sequence[Any], context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the items of a context that a function accepts as keyword arguments, as Airflow's PythonOperator does.
+    """Return those items of a context that a function accepts as keyword arguments. Airflow's PythonOperator selects
+    the same items.
 
-    :param op_args: the positional arguments of the call. An item for a parameter that `op_args` already sets is not
-        returned.
+    :param op_args: the positional arguments of the call. If a positional argument already sets a parameter, the item
+        with the name of this parameter is not returned.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())

@@ -17,7 +17,7 @@ from deferrable_ops.high_availability.thresholds import ConsecutiveResults, Thre
 
 @dataclass(frozen=True, slots=True)
 class CheckRules:
-    """The arguments of an operator that decide how its checks are evaluated.
+    """Those arguments of an operator that decide how the results of the operator's checks are evaluated.
 
     :param reference_date: the name of the DAG run's date from which ``runtime`` and ``endtime`` are computed, for
         example ``logical_date``.

@@ -1,4 +1,4 @@
-"""Validates and computes the conf of the DAG run that a retrigger starts."""
+"""Validates and computes the conf of the next DAG run, if a task starts its own DAG again (a retrigger)."""
 
 from __future__ import annotations
 
@@ -71,16 +71,17 @@ def next_conf(
 ) -> dict[str, Any]:
     """Return the conf of the next DAG run, which a retrigger starts.
 
-    The next run keeps this run's conf, and thus the params that were set for this run. Only a forced number of
-    retriggers (``{task_id}-force-retrigger``) applies to one run alone.
+    The next run keeps this run's conf, and thus the params that were set for this run. The key
+    ``{task_id}-force-retrigger``, which sets the number of retriggers, is not copied: it applies to only one run.
 
-    :param given: the conf that the user has set for the next DAG run. Its keys replace equal keys of this run's conf.
+    :param given: the conf that the user has set for the next DAG run. The keys in `given` replace equal keys of this
+        run's conf.
     :param ended_at: when the checks of this run ended; a datetime with a timezone.
     :param reset_after: a run that is longer than this number of seconds is a long run.
     :param others: the ids of the DAG's other high availability tasks.
-    :param replaces: whether `given` replaces this run's conf. The next run then keeps only the keys
-        ``airflow_ha_force_run`` and ``{task_id}-force-...``, and the numbers of retriggers and the reference date
-        of each task in `others`.
+    :param replaces: whether `given` replaces the whole conf of this run. If True, only these keys of this run's conf
+        are copied: ``airflow_ha_force_run``, ``{task_id}-force-...``, and the numbers of retriggers and the reference
+        date of each task in `others`.
     :raises InputError: if a value of this run's conf is malformed.
     """
     chain = [task_id, *others]

@@ -21,7 +21,7 @@ _MOMENTS: Final = ("logical_date", "data_interval_start", "data_interval_end", "
 
 
 class WorkerOnlyAttribute(AttributeError):
-    """A check in a triggerer used an attribute that only a worker has."""
+    """A check in a triggerer used an attribute of Airflow's context that exists only on a worker."""
 
 
 class LimitedNamespace:
@@ -93,14 +93,15 @@ class RunFacts:
         return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
     def retriggers(self, task_id: str) -> int:
-        """Return the number of retriggers from the first run of the chain to this run.
+        """Return how many retriggers there were from the first run of the chain to this run. In a chain, each DAG run
+        has started the next one.
 
         :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
         """
         return self._count(task_id, RETRIGGER)
 
     def recent_retriggers(self, task_id: str) -> RecentRetriggers:
-        """Return the retriggers since the last long run of the chain.
+        """Return how many retriggers there were since the last long run of the chain, and when this run started.
 
         :raises InputError: if the number of retriggers in the DAG run's conf or params is not a number.
         """

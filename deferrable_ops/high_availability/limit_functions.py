@@ -13,11 +13,11 @@ from deferrable_ops.high_availability.limits import Limits, forced_limits
 
 
 def compute_limits(task_id: str, facts: RunFacts, declared: Limits, reference_date: str) -> Limits:
-    """Return limits in which the values that the functions of `declared` return replace these functions.
+    """Call the functions in `declared` that compute limits, and return limits with the computed values.
 
     A function gets those of the following keyword arguments that its signature accepts: the part of Airflow's context
-    that :meth:`RunFacts.context` returns, and ``reference_date``. It is not called if a param of the DAG run replaces
-    its limit.
+    that :meth:`RunFacts.context` returns, and ``reference_date``. If a param of the DAG run sets a limit, the function
+    for this limit is not called.
 
     :param reference_date: the name of the date from which ``runtime`` and ``endtime`` are computed.
     :raises InputError: if a function cannot be imported, raises an exception, or returns an invalid limit.

@@ -21,10 +21,12 @@ class Limits:
     :param runtime: the checks end this many seconds after the reference date; None means no limit.
     :param endtime: the checks end at the first occurrence of this time of day after the reference date; ISO 8601, in
         the DAG's timezone; None means no limit.
-    :param maxretrigger: the maximum number of retriggers in a row, counted from the chain's last long run; 0 means
-        never, and None means no limit.
-    :param runtime_function: the dotted path of a function that computes `runtime` for each run; None if there is none.
-    :param endtime_function: the dotted path of a function that computes `endtime` for each run; None if there is none.
+    :param maxretrigger: the maximum number of retriggers in a row, counted from the chain's last long run; 0 means no
+        retriggers, and None means no limit.
+    :param runtime_function: the dotted path of a function that computes `runtime` for each run; None if there is no
+        such function.
+    :param endtime_function: the dotted path of a function that computes `endtime` for each run; None if there is no
+        such function.
     """
 
     runtime: float | None = None
@@ -47,12 +49,15 @@ class Limits:
         )
 
     def overridden_by(self, forced: Limits) -> Limits:
-        """Return a copy of these limits. The limits that are set in `forced` replace the limits in this copy."""
+        """Return a copy of these limits, in which each limit that is set in `forced` replaces the limit of the same
+        name.
+        """
         given = {name: value for name in self.__slots__ if (value := getattr(forced, name)) is not None}
         return replace(self, **given)
 
     def end(self, reference: datetime, timezone: str) -> tuple[datetime, str] | None:
-        """Return the time at which the checks end, and which limit ends them; None if there is no limit.
+        """Return the time at which the checks end, and a text that shows which limit ends the checks; None if there is
+        no limit.
 
         :param reference: the reference date, a datetime with a timezone.
         :param timezone: the name of the DAG's timezone, in which ``endtime`` is read.
@@ -74,7 +79,9 @@ class Limits:
         return min(ends, default=None)
 
     def is_last(self, retriggers: int) -> bool:
-        """Return whether ``maxretrigger`` allows no further retrigger after `retriggers` recent retriggers."""
+        """Return whether this run may not retrigger the DAG, because `retriggers` has reached the limit
+        ``maxretrigger``.
+        """
         return self.maxretrigger is not None and retriggers >= self.maxretrigger
 
 
@@ -144,7 +151,7 @@ def next_occurrence(moment: datetime, clock: time, zone: tzinfo) -> datetime:
 
 
 def duration(name: str, value: Any) -> float:
-    """Return a duration of zero or more in seconds.
+    """Convert a duration to seconds.
 
     :raises InputError: if the value is not a duration, or is below zero.
     """

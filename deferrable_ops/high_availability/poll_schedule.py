@@ -21,7 +21,7 @@ class PollSchedule:
     """The pause between two checks, in seconds.
 
     :param interval: the pause in seconds after a check with the result PASS, and after the first result FAIL.
-    :param backoff: whether each further consecutive result FAIL doubles the pause.
+    :param backoff: whether the pause doubles with each further result FAIL in a row.
     :param max_wait: the longest pause in seconds that the backoff can cause.
     :param jitter: a number from 0 to 1. Each pause is made shorter or longer at random, by at most this share of the
         pause. For example, 0.1 means up to 10 %.
@@ -41,7 +41,7 @@ class PollSchedule:
         return MAX_DOUBLINGS if self.backoff else 1
 
     def pause(self, results: ConsecutiveResults) -> float:
-        """Return the seconds until the next check."""
+        """Return the number of seconds until the next check, which depends on the last results."""
         pause = self.interval
         if self.backoff and results.last is Result.FAIL:
             doubled = pause * 2.0 ** min(max(results.length - 1, 0), MAX_DOUBLINGS)

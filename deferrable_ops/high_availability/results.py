@@ -47,7 +47,7 @@ class Decision(NamedTuple):
 
 
 def gates_to_skip(check_task_id: str, result: Result, action: Action) -> list[str]:
-    """Return the ids of the gates that have nothing to do after a check that ended with this result and action."""
+    """Return the ids of the gates (the check's downstream tasks) that are skipped after this result and action."""
     gates = [(other, one) for other in (Action.STOP, Action.RETRIGGER) for one in Result]
     skipped = [f"{other}-{one}" for other, one in gates if (one, other) != (result, action)]
     if result is Result.PASS:

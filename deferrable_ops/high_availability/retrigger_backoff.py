@@ -1,4 +1,4 @@
-"""The pause before the next retrigger of a chain, and the retriggers that the pause and ``maxretrigger`` count."""
+"""Counts the recent retriggers of a chain of DAG runs, and computes the pause before the next retrigger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _MAX_DOUBLINGS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class RecentRetriggers:
-    """The retriggers of a chain since its last long run.
+    """How many retriggers there were since the last long run of a chain. In a chain, each DAG run has started the next
+    one.
 
     :param count: the number of these retriggers up to the start of the present run.
     :param started: when the present run started; None if this time is unknown.
@@ -27,7 +28,7 @@ class RecentRetriggers:
     started: datetime | None
 
     def at(self, ended_at: datetime, reset_after: float) -> int:
-        """Return the number of these retriggers if the checks of the present run end at `ended_at`.
+        """Return the number of recent retriggers at the time `ended_at`, when the checks of the present run end.
 
         The number is 0 if the present run itself is a long run.
 
@@ -42,11 +43,12 @@ class RecentRetriggers:
 class RetriggerBackoff:
     """The pauses before the retriggers of a chain, in seconds.
 
-    The first retrigger after a long run has no pause. The next one has a pause of `delay`, and each further one a pause
-    of twice the length, but at most 10 minutes, or `delay` if `delay` is longer.
+    The first retrigger after a long run has no pause. The second retrigger has the pause `delay`. Before each further
+    retrigger, the pause doubles, up to 10 minutes. If `delay` is longer than 10 minutes, all these pauses have the
+    length `delay`.
 
     :param delay: the first pause; 0 means no pauses.
-    :param reset_after: a run that is longer than this is a long run.
+    :param reset_after: a run that is longer than this number of seconds is a long run.
     """
 
     delay: float = DEFAULT_DELAY
@@ -73,8 +75,8 @@ class RetriggerBackoff:
         return min(self.delay * 2.0 ** min(recent - 1, _MAX_DOUBLINGS), max(self.delay, LONGEST_DELAY))
 
     def as_json(self) -> dict[str, Any]:
-        """Return this backoff as a JSON object without the fields that have their default, because the serialized DAG
-        contains it. So never change a default.
+        """Return this backoff as a JSON object, which becomes a part of the serialized DAG. Fields with their default
+        value are omitted. Therefore the default values must never change.
         """
         return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
 

@@ -42,7 +42,7 @@ class ConsecutiveResults:
     :param last: the last result; None before the first check.
     :param length: the number of consecutive checks that returned the last result. The count stops at the largest number
         that still changes a decision or a pause.
-    :param health: the last result that reached its threshold; None if no result has reached it yet.
+    :param health: the last result that reached its threshold; None if no result has reached its threshold yet.
     """
 
     last: Result | None = None
@@ -53,7 +53,8 @@ class ConsecutiveResults:
         """Return the consecutive results after one more result.
 
         :param most: the largest count that still changes the pause. The count stops at `most` or at the threshold of
-            `result`, at the larger of the two. So a state that no longer changes is not stored again.
+            `result`, whichever is larger. After that, equal results do not change the state, and the state is not
+            stored again.
         """
         length = min(self.length + 1 if result is self.last else 1, max(most, thresholds.needed(result)))
         confirmed = length >= thresholds.needed(result)

@@ -1,6 +1,5 @@
 """The configuration of supervisord: pydantic models, the text of the configuration file, and the meaning of process
-states. Apart from its commands ``render`` and ``check``, this package reads YAML files and does no other input or
-output.
+states. This package reads YAML files. Only its commands ``render`` and ``check`` do other input or output.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ _UNSPECIFIED: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 
 def _fields_of(value: Any) -> Any:
-    """If the value is a model of another library with the same field names, return a dict with the fields that the user
-    set; otherwise return the value.
+    """If the value is a pydantic model of another library with the same field names, return a dict with the fields that
+    the user set. Otherwise return the value unchanged.
     """
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
@@ -84,8 +84,8 @@ def _pool_name(value: Any) -> Any:
 
 
 def fields_of_hook(hook: Any) -> dict[str, Any]:
-    """Return the fields of :class:`SSHOperatorArgs` that an SSHHook of the SSH provider sets: the id of its connection,
-    and its host. The hook itself cannot be sent to the triggerer.
+    """Return the fields of :class:`SSHOperatorArgs` that an SSHHook of the SSH provider sets: the id of the hook's
+    connection, and the hook's host. The hook itself cannot be sent to the triggerer.
 
     :raises InputError: if the object is not a hook, or if the login is in the hook and not in an Airflow connection.
     """
@@ -191,30 +191,31 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
         computes the limit of each DAG run.
     :param maxretrigger: the maximum number of times in a row that the DAG triggers another run of itself. After a DAG
         run that is longer than ``retrigger_reset_after``, the count begins at 0. None means no limit.
-    :param retrigger_delay: the pause before the second of these runs; 0 means no pauses. The first run has no pause.
-        Each further pause is twice as long, but at most 10 minutes. The programs are restarted after the pause.
-    :param retrigger_reset_after: after a DAG run that is longer than this, the next retrigger has no pause, and the
-        retriggers are counted from 0.
-    :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run, unless the DAG
-        triggers another run of itself.
+    :param retrigger_delay: the pause before the second run that the DAG triggers of itself; 0 means no pauses. Before
+        the first such run, there is no pause. Each further pause is twice as long, but at most 10 minutes. The programs
+        are restarted after the pause.
+    :param retrigger_reset_after: after a DAG run that is longer than this duration, the next retrigger has no pause,
+        and the count of retriggers begins at 0.
+    :param stop_on_exit: whether the programs and supervisord are stopped at the end of the DAG run. If the DAG triggers
+        another run of itself, supervisord and the programs are not stopped.
     :param cleanup: whether to remove ``working_dir`` after supervisord has stopped; requires ``stop_on_exit``.
     :param restart_on_initial: whether the step that starts programs also restarts running programs, in a DAG run that
         the DAG itself did not trigger.
     :param restart_on_retrigger: whether the step that starts programs also restarts running programs, in a DAG run that
         the DAG itself triggered.
-    :param forward_logs: whether the task that watches the programs copies their output to its own task log. With
-        ``"file"``, the task copies their output to files beside its log.
+    :param forward_logs: whether the task that watches the programs copies the output of the programs to the task's log.
+        With ``"file"``, the task copies the output to files beside the task's log.
     :param log_chunk_size: the largest number of bytes that one read of a program's log returns.
     :param pool: name of an Airflow pool, which the tasks of the Supervisor use; None means Airflow's default pool.
-    :param drift: what to do if supervisord runs with another configuration than this one: ``warn`` logs a warning,
-        ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
+    :param drift: what the task does if supervisord runs with a configuration that differs from this one: ``warn`` logs
+        a warning, ``apply`` applies this configuration and restarts changed programs, ``fail`` fails the task.
     :param rolling: whether ``drift="apply"`` replaces the changed programs one after another. The next program is
         stopped only after all other programs have started and are ready.
     :param on_program_event: notifiers that the Triggerer calls when a program is in a crash loop, is paused, is given
         up, is restarted or is not ready: an AsyncCallback of Airflow, or a list of these.
     :param policy: what the task ``check-programs`` does when a program ends.
-    :param policies: a policy for each program that needs its own, by the program's name. For such a program, this
-        policy replaces ``policy``.
+    :param policies: a dict with policies for single programs. Each key is the name of a program. For this program, the
+        value replaces ``policy``.
     :raises InputError: if two fields contradict each other, or a program name is unknown.
     """
 
@@ -372,7 +373,7 @@ class SupervisorAirflowConfiguration(ControlledDaemon, SupervisorConfiguration):
 
 
 SupervisorConvenienceConfiguration = SupervisorAirflowConfiguration
-"""The name in supervisor-pydantic of the configuration that can be used outside of a DAG."""
+"""An alias. supervisor-pydantic uses this name for the configuration that can be used outside of a DAG."""
 
 
 class SupervisorSSHAirflowConfiguration(SupervisorAirflowConfiguration):

@@ -31,7 +31,8 @@ def add_file_command(
 ) -> argparse.ArgumentParser:
     """Add a command whose argument is a YAML file with a configuration.
 
-    :param default: the kind of the configuration if neither ``--as`` nor ``_target_`` in the file selects one.
+    :param default: the kind of the configuration if neither the option ``--as`` nor the key ``_target_`` in the file
+        selects a kind.
     """
     command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     command.set_defaults(run=run)

@@ -71,9 +71,11 @@ def check(options: argparse.Namespace) -> int:
 
 
 def read_configuration(options: argparse.Namespace, default: str = "plain") -> SupervisorConfiguration:
-    """Return the configuration in the file of a command. Warnings about it are written to stderr.
+    """Return the configuration in the YAML file that the user gave to a command. Warnings about this configuration are
+    written to stderr.
 
-    :param default: the kind of the configuration if neither ``--as`` nor ``_target_`` in the file selects one.
+    :param default: the kind of the configuration if neither the option ``--as`` nor the key ``_target_`` in the file
+        selects a kind.
     :raises InputError: if the file cannot be read, or is invalid.
     """
     data, source = yaml_mapping(options.file), str(options.file)

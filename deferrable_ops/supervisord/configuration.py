@@ -94,7 +94,7 @@ class SupervisorConfiguration(Model):
         """Return the text of supervisord's configuration file.
 
         The text contains passwords in plain text, so write it only to a file with mode 0600. If
-        :meth:`environment_files` is not empty, its files must be in the same directory.
+        :meth:`environment_files` returns files, write these files to the same directory.
 
         :raises InputError: if a value contains characters that supervisord's configuration file cannot contain.
         """
@@ -107,8 +107,9 @@ class SupervisorConfiguration(Model):
         return text
 
     def environment_files(self) -> dict[str, str]:
-        """Return the files that must be in the directory of supervisord's configuration file, as file names with their
-        texts. They export the environment variables whose values contain line breaks or quotes.
+        """Return shell scripts that export the environment variables whose values contain line breaks or quotes. Each
+        key is a file name, and each value is the text of the file. The files must be in the directory of supervisord's
+        configuration file.
 
         The texts contain secrets in plain text, so write them only to files with mode 0600.
         """

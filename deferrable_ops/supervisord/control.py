@@ -42,15 +42,15 @@ _registered: list[DaemonControl] = []
 
 
 def register(control: DaemonControl) -> None:
-    """Set the object that carries out the operations of all configurations in this process."""
+    """Set the object that carries out the operations for all configurations in this Python process."""
     _registered[:] = [control]
 
 
 class ControlledDaemon:
-    """The operations of a configuration, for scripts and notebooks.
+    """Methods with which a script or a notebook starts, stops and removes the supervisord of a configuration.
 
-    The operations are those of the tasks of a Supervisor: a DAG with the same configuration uses the supervisord that
-    ``start()`` has started. With an SSH configuration, the operations run on the remote machine.
+    The tasks of a Supervisor do the same operations. Therefore a DAG with the same configuration uses the supervisord
+    that ``start()`` has started. With an SSH configuration, the operations run on the remote machine.
 
     Each operation raises MachineError if the machine cannot be reached, and StepFailed if the operation failed.
     """

@@ -1,4 +1,4 @@
-"""Detection of crash loops.
+"""Detects crash loops: a process is in a crash loop if it is restarted too many times within a time span.
 
 A restart of a process is detected by a new pid or a new start time. When a process is in a crash loop, the library
 stops the process for some time. This time is called a pause. Each pause is twice as long as the previous pause, but at
@@ -69,7 +69,7 @@ class CrashHistory:
 
     @property
     def is_restarting(self) -> bool:
-        """Whether the library restarts the process, see :func:`begin_restart`."""
+        """Whether the library is just restarting the process, see :func:`begin_restart`."""
         return self.paused_until == _RESTARTING
 
     def to_json(self) -> dict[str, Any]:

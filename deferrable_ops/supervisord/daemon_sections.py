@@ -146,8 +146,8 @@ class GroupConfiguration(Section):
 class IncludeConfiguration(Section):
     """``[include]``: additional configuration files.
 
-    :param files: paths or glob patterns of further configuration files; none of them may contain a space. A relative
-        path is relative to the configuration file that contains this section.
+    :param files: paths or glob patterns of further configuration files. A path or pattern must not contain a space. A
+        relative path is relative to the configuration file that contains this section.
     """
 
     _header = "include"

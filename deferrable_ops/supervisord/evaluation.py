@@ -38,8 +38,8 @@ class Evaluation:
 
     @property
     def is_calm(self) -> bool:
-        """Whether the watch continues, and no process has recent restarts or pauses. As long as no process changes, the
-        evaluation then stays the same: it does not depend on the time.
+        """Whether the task continues to watch the programs, and no process has recent restarts or pauses. If True, the
+        evaluation stays the same until a process changes.
         """
         return self.verdict.action is None and all(
             not history.restarts and not history.pauses and history.paused_until is None
@@ -94,9 +94,9 @@ def processes_to_restart(
 ) -> list[Process]:
     """Return the processes that a retry of the watching task must restart, in the order of their programs' priorities.
 
-    The retry must restart a process if the policy's action for the end of this process is RETRY, and the process was
-    not started again since the previous attempt. The process may have ended before or after the end of the previous
-    attempt. The retry does not restart a process that is paused because of a crash loop.
+    The retry must restart a process if the process ended with the action RETRY, and was not started again since the
+    previous attempt. The process may have ended before or after the end of the previous attempt. The retry does not
+    restart a process that is paused because of a crash loop.
 
     :param processes: all processes of supervisord.
     :param histories: the crash histories that the previous attempt of the task saved last.

@@ -115,7 +115,7 @@ class LogLines:
     def finish(self) -> list[str]:
         """Return the last line of a program that has ended, if this line does not end with a newline.
 
-        Otherwise, return an empty list.
+        If the last line ends with a newline, return an empty list.
         """
         rest, self._pending = self._pending, b""
         self.resume_position = self.read_position
@@ -150,7 +150,7 @@ class LogBytes:
         return [data] if data else []
 
     def finish(self) -> list[bytes]:
-        """Return an empty list, because no bytes are held back."""
+        """Return an empty list, because :meth:`add` has already returned all bytes."""
         return []
 
 

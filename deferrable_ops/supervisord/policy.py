@@ -47,8 +47,8 @@ class ProgramPolicy(Model):
         applies: a code in that setting is a success. For all other exit codes, the action ``otherwise`` applies.
         supervisord reports an exit code only if the process ran for at least ``startsecs``. So if ``exit_codes`` is
         given, the default value of ``startsecs`` is 0.
-    :param otherwise: the action for any other exit code, for the process state FATAL, and for a program that
-        supervisord never started.
+    :param otherwise: the action for an exit code that is neither in ``exit_codes`` nor in supervisord's ``exitcodes``,
+        for the process state FATAL, and for a program that supervisord never started.
     :param crash_restarts: a program is in a crash loop if it was restarted this number of times within
         ``crash_window``.
     :param crash_window: the length of time in which restarts are counted; a timedelta, or a number of seconds.

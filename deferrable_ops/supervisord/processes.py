@@ -128,8 +128,8 @@ def processes_by_program(
 
 
 def has_ended_well(process: Process, program: ProgramConfiguration) -> bool:
-    """Return whether a process was stopped on request, or has exited with an exit code that the program's
-    ``exitcodes`` contain. Policies are not considered.
+    """Return whether a process was stopped on request, or has exited with an exit code that the program's ``exitcodes``
+    contain. The result does not depend on the program's policy.
     """
     if process.state is ProcessState.STOPPED:
         return process.start > 0

@@ -48,8 +48,8 @@ _NO_LOG_FILES: Final = frozenset({"none", "syslog", "/dev/stdout", "/dev/stderr"
 
 @dataclass(frozen=True)
 class LogLine:
-    """The check that a program has written a line with this text to its standard output or its standard error since it
-    was started.
+    """A check that passes if a program has written a line with this text to standard output or standard error since the
+    program was started.
 
     :param contains: a text that the line must contain.
     :raises InputError: if the text is empty, or has several lines.
@@ -110,8 +110,8 @@ _Length = Annotated[timedelta, Field(gt=timedelta(0))]
 
 
 def environment_file(program: str) -> str:
-    """Return the name of the file with :meth:`ProgramConfiguration.environment_script`. The file must be in the
-    directory of supervisord's configuration file.
+    """Return the name of the file for the script from :meth:`ProgramConfiguration.environment_script`. The file must be
+    in the directory of supervisord's configuration file.
     """
     return f"environment-{program}.sh"
 
@@ -121,7 +121,7 @@ class ProgramConfiguration(Section):
 
     :param command: the command and its arguments, in one line. supervisord splits this line into words as a POSIX shell
         does, but uses no shell to run it. The library escapes each ``;`` or ``#`` that follows a space. Otherwise,
-        supervisord would treat it as the start of a comment.
+        supervisord would treat this character as the start of a comment.
     :param numprocs: how many processes supervisord starts for this program. If ``numprocs`` is greater than 1,
         ``process_name`` must contain ``%(process_num)s``.
     :param startsecs: supervisord treats a process as started after the process has run for this number of seconds. If
@@ -134,14 +134,16 @@ class ProgramConfiguration(Section):
         ``killasgroup`` is None, the value of ``stopasgroup`` applies.
     :param stdout_logfile: the path of the log file for standard output; or AUTO, if supervisord chooses the path; or
         NONE, for no log file.
-    :param ready: the check that shows that the program is ready for the programs that have it in ``after``: a TcpCheck,
-        an HttpCheck or a LogLine. If ``ready`` is None, the program is ready as soon as it has started.
+    :param ready: the check that shows that the program is ready: a TcpCheck, an HttpCheck or a LogLine. Programs with
+        this program in their ``after`` wait for this check. If ``ready`` is None, the program is ready as soon as it
+        has started.
     :param ready_timeout: the longest time from the start of the program until it is ready; a timedelta, or a number of
-        seconds. During this time, the check ``healthy`` may fail.
+        seconds. During this time, failures of the check ``healthy`` are not counted until the check has passed once.
     :param after: the names of the programs that must be ready before the step ``start-programs`` starts this program.
     :param healthy: the check that shows that the running program works: a TcpCheck or an HttpCheck. The task that
         watches the programs runs this check once per ``check_interval``.
-    :param failure_threshold: after this number of failed checks ``healthy`` in a row, the program is restarted.
+    :param failure_threshold: the program is restarted after the check ``healthy`` has failed this number of times in a
+        row.
     :raises InputError: if two fields contradict each other.
     """
 
@@ -194,7 +196,7 @@ class ProgramConfiguration(Section):
 
     def environment_script(self, key: str = "") -> str:
         """Return a shell script that exports the environment variables that supervisord's file cannot contain, because
-        their values contain line breaks or quotes; "" if there are none.
+        their values contain line breaks or quotes; "" if there are no such variables.
 
         The text contains secrets, so write it only to a file with mode 0600. See :func:`environment_file` for its name.
 

@@ -42,7 +42,7 @@ def render_value(argument: str, text: str, expressions: frozenset[str], expanded
     Each ``%`` is doubled, unless it is the start of an expression that supervisor expands in this field, such as
     ``%(program_name)s``. In `text`, ``%%(program_name)s`` is plain text and not an expression.
 
-    :param argument: the name by which error messages call the value.
+    :param argument: the name of the value in error messages.
     :param expressions: the names that supervisor expands in this field, for example ``program_name``.
     :param expanded: how many times supervisor expands expressions in this field.
     :raises InputError: if `text` contains a control character, or a space that cannot be escaped in this field. Such a
@@ -76,8 +76,8 @@ def environment_text(argument: str, variables: Mapping[str, str]) -> str:
 
 
 def needs_file(value: str) -> bool:
-    """Return whether supervisor's file cannot contain a value of an environment variable: supervisor's parser supports
-    no line breaks, and no escape character for quotes.
+    """Return whether the value of an environment variable must be written to a separate file, because supervisor's
+    parser cannot read the value. The parser supports no line breaks, and no escape character for quotes.
     """
     has_outer_quote = value[:1] in ("'", '"') or value[-1:] in ("'", '"')
     has_controls = any(unicodedata.category(character) == "Cc" for character in value)

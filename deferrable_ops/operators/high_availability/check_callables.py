@@ -42,7 +42,9 @@ def is_function_path(value: Any) -> bool:
 
 
 def find_imported(path: str) -> Callable[..., Any] | None:
-    """Return the function that a dotted path names if its module is already imported; otherwise return None."""
+    """If the module of a function is already imported, return the function with this dotted path; otherwise return
+    None.
+    """
     module = path.partition(":")[0] if ":" in path else path.rpartition(".")[0]
     found = _resolve(path) if module in sys.modules else None
     return found if callable(found) else None

@@ -1,6 +1,7 @@
 """Determines from the source of a check function whether the check uses something that only a worker has.
 
-A check that only its path names is not imported, because the import may take seconds or may need a triggerer.
+If the operator has only the dotted path of a check, this module does not import the check, because the import may take
+seconds or may need a triggerer.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 class CheckSource:
     """What is known about a check function without calling it.
 
-    :param signature: the signature of the call, without ``self``; None if it is unknown.
-    :param definition: the definition of the function in its source; None if it is unknown.
+    :param signature: the signature of the call, without ``self``; None if the signature is unknown.
+    :param definition: the definition of the function in its source; None if the definition is unknown.
     :param is_class: whether the check is a class, whose instances are called.
     """
 

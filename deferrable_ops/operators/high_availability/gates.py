@@ -40,8 +40,8 @@ def make_gates(
 
     :param check: the HighAvailabilityOperator.
     :param given: the arguments of the check. Some of these arguments apply to the gates too.
-    :param conf: the conf that is merged into the conf of the next DAG run; None if the conf stays the same. A conf in
-        `on_pass` or `on_fail` replaces both confs.
+    :param conf: the conf that is merged into the conf of the next DAG run; None if the conf stays the same. If
+        `on_pass` or `on_fail` contains ``conf``, the next DAG run gets the conf from there instead.
     :param on_pass: arguments of the TriggerDagRunOperator that starts the DAG again after PASS.
     :param on_fail: arguments of the TriggerDagRunOperator that starts the DAG again after FAIL.
     """

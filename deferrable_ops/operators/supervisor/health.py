@@ -31,8 +31,8 @@ def check_supervisor_health(
     ``supervisor_process_status``, and ``supervisor_failure`` if a program is not healthy.
 
     :param cfg: the configuration of the supervisord, or a dict with its fields.
-    :param require_running: whether each program must be running. If False, a program may also have ended with an exit
-        code that its ``exitcodes`` contain.
+    :param require_running: whether each program must be running. If False, a program may also have ended, with an exit
+        code that the program's ``exitcodes`` contain.
     :param supervisor_client: an object with the method ``getAllProcessInfo()``, for a supervisord that the library
         cannot reach through its Unix socket; for example ``xmlrpc.client.ServerProxy(url).supervisor``. By default, a
         :class:`SupervisorClient` for `cfg`.
@@ -79,7 +79,9 @@ def _processes(client: Any) -> list[Process]:
 
 
 def _plain(info: Any) -> Mapping[str, Any]:
-    """Return an answer of supervisord as a dict. Another client may return an object with the same fields."""
+    """Convert an answer of supervisord to a dict. A client that the user has given may return an object with the same
+    fields.
+    """
     if isinstance(info, Mapping):
         return info
     moments = {name: int(getattr(info, name).timestamp()) for name in ("start", "now")}

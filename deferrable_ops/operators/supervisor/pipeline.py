@@ -112,8 +112,8 @@ class Pipeline(DependencyMixin):
 
     @property
     def leaves(self) -> Sequence[DependencyMixin]:
-        """The tasks after which a task downstream of the Supervisor can run: the gate task ``stop_pass``, and the last
-        teardown task.
+        """The last tasks of this Supervisor, after which downstream tasks can run: the gate task ``stop_pass``, and the
+        last teardown task.
         """
         stopped = [self.stop_supervisor] if self.cfg.stop_on_exit else []
         last = [self.unconfigure_supervisor] if self.cfg.stop_on_exit and self.cfg.cleanup else stopped

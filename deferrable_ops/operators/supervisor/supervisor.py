@@ -49,9 +49,9 @@ class Supervisor(Pipeline):
     :param dag: the DAG; by default the DAG of the surrounding ``with DAG(...)``.
     :param cfg: the configuration, or a dict with its fields. If the configuration has no ``working_dir``, the library
         chooses a working directory whose name contains the DAG's id and `name`.
-    :param conf: a dict, or a JSON object as a string, that is merged into the conf of this DAG run to get the conf of
-        the next DAG run, if the DAG triggers another run of itself; templated. By default, the next run keeps the conf,
-        and thus the params, of this run.
+    :param conf: a dict, or a string with a JSON object; templated. If the DAG triggers another run of itself, the next
+        run gets this run's conf, in which the keys of `conf` replace equal keys. By default, the next run gets this
+        run's conf unchanged, and thus the same params.
     :param on_program_event: replaces the field of the same name in `cfg`: notifiers that the Triggerer calls for events
         of programs, for example ``AsyncCallback("package.module.Notifier", kwargs={...})``, or a list of these.
     :param steps: a dict with tasks of the same DAG. Each of these tasks replaces the task that the Supervisor would

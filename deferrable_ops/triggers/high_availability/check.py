@@ -187,7 +187,8 @@ class _TaskInstance(LimitedNamespace):
         run_id: str | None = None,
     ) -> Any:
         """Return an XCom, or a list of XComs for several tasks or map indexes. By default, read the XCom
-        ``return_value`` of this task, or of a task that is not mapped, in this DAG run.
+        ``return_value`` of this task in this DAG run. By default, the tasks in `task_ids` are treated as tasks that are
+        not mapped.
 
         Airflow's own ``xcom_pull`` would hang in a triggerer.
         """
@@ -218,7 +219,7 @@ class _TaskInstance(LimitedNamespace):
 
 
 def _worker_only_use(error: BaseException) -> str | None:
-    """Return what a check used that a triggerer does not have; None if the error has another cause."""
+    """Return what the check has used that exists only on a worker; None if the error has another cause."""
     match error:
         case WorkerOnlyAttribute():
             return str(error)

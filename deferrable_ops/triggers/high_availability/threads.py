@@ -1,4 +1,4 @@
-"""Runs checks that are not coroutines in threads. If a check hangs, its thread cannot be killed."""
+"""Runs each check that is not a coroutine in a thread. If a check hangs, its thread cannot be killed."""
 
 from __future__ import annotations
 

@@ -101,12 +101,12 @@ class HighAvailabilityTrigger(TaskTrigger):
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
+        """The keys of XComs that an earlier attempt of the task may have set. Airflow does not clear these XComs."""
         return (*super().xcoms_to_clear, SKIPPED_TASKS)
 
     async def before_end(self, outcome: Outcome) -> None:
-        """Make the scheduler skip the gates that have nothing to do. Otherwise all gates would start at once, and each
-        of their triggers carries the whole serialized DAG.
+        """Make the scheduler skip the gates (downstream tasks) that do not match the result. Otherwise the triggers of
+        all gates would start at once, and each trigger would contain a copy of the whole serialized DAG.
         """
         decided = read_result(outcome.value) if isinstance(outcome, Success) else None
         if decided is None or self.current is None or delivery.has_custom_xcom_backend():
@@ -263,7 +263,9 @@ class HighAvailabilityGateTrigger(TaskTrigger):
         return outcome
 
     async def expired(self) -> Outcome:
-        """Return the outcome of the gate without a pause, because the task may not wait longer."""
+        """Return the outcome of the gate at once. The task's timeout is over, so the task does not wait for the pause
+        to end.
+        """
         return await self._decide()
 
     async def _pause(self, backoff: RetriggerBackoff, ended_at: float) -> None:
@@ -332,7 +334,7 @@ class HighAvailabilityGateTrigger(TaskTrigger):
 
 
 async def computed_rules(task_id: str, facts: RunFacts, rules: CheckRules) -> CheckRules:
-    """Return the rules of a check, in which the values of the functions that compute limits replace the functions.
+    """Call the functions that compute limits, and return the rules of a check with the computed limits.
 
     The functions are called in a thread, because they may block the event loop.
 

@@ -95,7 +95,7 @@ class SupervisorCheckTrigger(HighAvailabilityTrigger):
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
+        """The keys of XComs that an earlier attempt of the task may have set. Airflow does not clear these XComs."""
         return (*super().xcoms_to_clear, STATUS, FAILURE)
 
     async def cancel(self, wait: Wait) -> None:

@@ -41,15 +41,15 @@ class LogText(NamedTuple):
 
 
 class SupervisorClient:
-    """Calls a supervisord through its Unix socket. Each method opens its own connection.
+    """Calls a supervisord through supervisord's Unix socket. Each method opens its own connection.
 
     The supervisord must run on the caller's own host, or on another machine that the caller reaches over SSH.
 
     Each method raises SupervisordUnavailable if supervisord does not respond, SupervisordRefused if supervisord returns
     a fault (the exception contains the fault code), and MachineError if the machine cannot be reached.
 
-    The parameter `name` of the methods is the name of a program or a group of the configuration, which means all its
-    processes, or the name ``group:process`` of one process.
+    Most methods have the parameter `name`. The name of a program or a group selects all its processes. A name of the
+    form ``group:process`` selects one process.
 
     :param cfg: configuration of the supervisord to call.
     """
@@ -119,8 +119,8 @@ class SupervisorClient:
         :param name: the name of a program that has one process, or the name ``group:process`` of a process.
         :param channel: ``stdout`` or ``stderr``.
         :param offset: the number of bytes to skip at the beginning of the log file. Without `offset`, the last `length`
-            bytes are returned. If the log file is shorter than `offset`, because supervisord has rotated it, reading
-            begins at its first byte.
+            bytes are returned. If the log file is shorter than `offset`, because supervisord has rotated the log file,
+            reading begins at the first byte.
         :param length: maximum number of bytes to read.
         :raises InputError: if an argument is invalid, or if the process has no such log file.
         """

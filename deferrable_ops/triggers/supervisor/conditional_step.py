@@ -59,7 +59,9 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         self.skip_because = skip_because
 
     async def wait(self) -> Outcome:
-        """Run the step and return its result. If the step must not run in this DAG run, return the reason instead."""
+        """Run the step and return its result. If the step must not run in this DAG run, return an outcome with the
+        reason.
+        """
         outcome = await self._outcome_if_not_due()
         return await super().wait() if outcome is None else outcome
 
@@ -105,8 +107,8 @@ class SupervisorDueStepTrigger(SupervisorStepTrigger):
         return await self._skip_if_taken_over(0.0 if decided is None else decided.created_at)
 
     async def _skip_if_taken_over(self, ended_at: float) -> Skip | None:
-        """Return a Skip if another DAG run uses this supervisord now. For example, a user has cleared a task of an
-        older DAG run.
+        """Return a Skip if another DAG run uses this supervisord now. For example, this happens after a user has
+        cleared a task of an older DAG run.
         """
         own = self.current.attempt
         claimed = await self.inbox.daemons.find(daemon_name(load_configuration(self.configuration)))

@@ -204,9 +204,7 @@ def daemon_name(cfg: SupervisorAirflowConfiguration) -> str:
 
 
 def stop_seconds(cfg: SupervisorAirflowConfiguration) -> float:
-    """Return the longest time in seconds that the programs need to stop, if all of them are stopped at the same
-    time.
-    """
+    """Return the longest time in seconds that the programs need to stop, if all programs stop at the same time."""
     programs = (*cfg.programs.values(), *cfg.eventlistener.values())
     return float(max(program.stopwaitsecs for program in programs))
 

@@ -1,7 +1,8 @@
-"""The operations of a Supervisor's tasks, for use outside of a DAG: in the CLI, in scripts and on workers.
+"""The operations of a Supervisor's tasks, such as starting supervisord, for use outside of a DAG: in the CLI, in
+scripts and on workers.
 
-The operations do not use the inbox. If a DAG with the same configuration runs later, its tasks use the supervisord that
-an operation has started.
+The operations do not use the inbox, the library's database. If a DAG with the same configuration runs later, its tasks
+use the supervisord that an operation has started.
 """
 
 from __future__ import annotations

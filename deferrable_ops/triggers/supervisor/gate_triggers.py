@@ -29,15 +29,15 @@ class _GateTrigger(TaskTrigger):
 
 
 class SupervisorTeardownTrigger(_GateTrigger):
-    """Decides whether supervisord must stop at the end of this DAG run. If it must stop, the trigger's task succeeds;
-    otherwise the task is skipped.
+    """Decides whether supervisord must stop at the end of this DAG run. If supervisord must stop, the trigger's task
+    succeeds; otherwise the task is skipped.
 
     :param first_task_id: the id of the first task of the Supervisor. If that task did not run, this DAG run did not use
         supervisord, and supervisord keeps running.
     :param check_task_id: the id of the task that watches the programs.
-    :param retriggers: the ids of the tasks that trigger the DAG again. If one of them succeeded, supervisord keeps
-        running for the next DAG run.
-    :param stop_on_exit: the field ``stop_on_exit`` of the configuration; if it is False, supervisord keeps running.
+    :param retriggers: the ids of the tasks that trigger the DAG again. If one of these tasks succeeded, supervisord
+        keeps running for the next DAG run.
+    :param stop_on_exit: the field ``stop_on_exit`` of the configuration. If False, supervisord keeps running.
     :param run_facts: the data of the DAG run, from :meth:`RunFacts.as_json`, if a worker deferred the task. If the
         scheduler deferred the task, `run_facts` is None; then Airflow gives the trigger a task instance, and the
         trigger reads the data of the DAG run from this task instance.
@@ -100,7 +100,8 @@ class SupervisorAlarmTrigger(_GateTrigger):
     tasks. After that, Airflow computes the state of the DAG run from its leaf tasks. If all leaf tasks were skipped,
     the DAG run would become a success. Therefore this trigger fails its own task, which makes the DAG run failed.
 
-    :param task_ids: the ids of the tasks that run the steps; the trigger fails its task if one of them failed.
+    :param task_ids: the ids of the tasks that run the steps. If one of these tasks failed, the trigger fails its own
+        task.
     :param leaf_task_id: the id of a task that runs in every DAG run, except after a check that ended with PASS. If
         Airflow skipped that task before it started, a user has marked the DAG run as failed.
     :param check_task_id: the id of the task that watches the programs.

@@ -111,8 +111,7 @@ class SupervisorHost:
         its calls then fail.
     :param log: the logger that writes to the task's log.
     :param check_claim: a function that the caller must await immediately before each change on the host. The function
-        raises an exception if another process has started to do the same work, for example while this process was
-        suspended.
+        raises an exception if another process has taken over this work, for example while this process was suspended.
     """
 
     cfg: SupervisorAirflowConfiguration
@@ -122,7 +121,7 @@ class SupervisorHost:
     check_claim: Callable[[], Awaitable[object]] = _allow
 
     timings: ClassVar[StepTimings] = StepTimings()
-    """A class attribute, because an instance attribute would need memory for each watching task."""
+    """How long steps wait. An instance attribute would need memory for each watching task."""
 
     @property
     def working_dir(self) -> Path:
@@ -137,7 +136,7 @@ class SupervisorHost:
 
     async def missing_directories(self) -> list[Path]:
         """Return the directories of this supervisord that do not exist. If a directory exists, check which user owns
-        it.
+        the directory.
 
         This check is needed because any user can create a missing directory in /tmp. Another user who creates the
         directory with a socket in it could read supervisord's password. Another user who creates the directory with a

@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 
 
 async def stop(inbox: Inbox, claimed: ClaimedRequest) -> str:
-    """Stop a supervisord and its programs, and remove its files if ``cleanup`` is set. Return what was done.
+    """Stop a supervisord and its programs, and remove its files if ``cleanup`` is set. Return a text that describes
+    what was done.
 
-    If another DAG run uses the supervisord than the one for which the request was made, nothing is stopped.
+    Each stop request belongs to one DAG run. If another DAG run uses the supervisord now, nothing is stopped.
 
     :raises RequestFailed: if the inbox does not contain the supervisord's configuration.
     :raises MachineUnavailable: if supervisord cannot be stopped from this host now.
@@ -48,9 +49,10 @@ async def stop(inbox: Inbox, claimed: ClaimedRequest) -> str:
 
 
 async def restart(inbox: Inbox, claimed: ClaimedRequest) -> str:
-    """Restart one program of a supervisord, or start it if it does not run. Return the states of its processes.
+    """Restart one program of a supervisord, or start the program if it does not run. Return a text with the states of
+    the program's processes.
 
-    :raises RequestFailed: if supervisord does not run, does not know the program, or cannot start the program.
+    :raises RequestFailed: if supervisord does not run, has no such program, or cannot start the program.
     :raises MachineUnavailable: if supervisord cannot be reached from this host now.
     """
     request = claimed.request

@@ -64,8 +64,8 @@ class SupervisorStepTrigger(TaskTrigger):
         trigger reads the data of the DAG run from this task instance.
     :param airflow_timeout: the timeout in seconds after which Airflow itself ends the deferral; then the operator
         defers the task again.
-    :param tears_down: whether the library's own teardown steps stop the supervisord. If True and supervisord still runs
-        after the end of the DAG run, a triggerer stops supervisord.
+    :param tears_down: whether the library's own teardown steps, and not tasks of the user, stop the supervisord. If
+        True, a triggerer also stops a supervisord that still runs after the end of the DAG run.
     :cvar first_pause: the longest time in seconds before the first retry of a step that failed for a transient reason.
     """
 
@@ -121,13 +121,15 @@ class SupervisorStepTrigger(TaskTrigger):
         load_configuration(self.configuration)
 
     def new_wait(self, attempt: Attempt) -> NewWait:
-        """Return the data of the attempt's wait. Its deadline pauses while no triggerer runs the step."""
+        """Return the data of the wait, which is the inbox row of this attempt. The deadline in this row pauses while no
+        triggerer runs the step.
+        """
         new = super().new_wait(attempt)
         return replace(new, timeout=self.timeout, latest_deadline=None, deadline_pauses=True)
 
     @property
     def xcoms_to_clear(self) -> tuple[str, ...]:
-        """The keys of XComs that an earlier attempt of the task may have set, and that Airflow does not clear."""
+        """The keys of XComs that an earlier attempt of the task may have set. Airflow does not clear these XComs."""
         return (*super().xcoms_to_clear, *([FAILURE] if self.step in _PROGRAM_STEPS else []))
 
     async def wait(self) -> Outcome:

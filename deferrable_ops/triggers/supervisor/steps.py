@@ -30,13 +30,13 @@ StepResult = dict[str, Any]
 class StepRunner:
     """Runs steps of a Supervisor on the host of its supervisord, for one attempt of a task or for a request.
 
-    :param wait: the row of this attempt in the inbox table ``waits``; None for a request that no task makes. Steps that
-        configure or start something need the row.
+    :param wait: the row of this attempt in the table ``waits`` of the inbox, the library's database; None for a request
+        that no task makes. Steps that configure or start something need this row.
     :param restart: whether the step ``start-programs`` restarts programs that are already running.
     :param record_launch: an async function that is called before a step starts the first program. Its argument is the
         progress of the step.
-    :param tears_down: whether a triggerer stops supervisord if supervisord still runs after the end of the DAG run,
-        unless ``stop_on_exit`` is False.
+    :param tears_down: if True, and supervisord still runs after the end of the DAG run, a triggerer stops supervisord.
+        If ``stop_on_exit`` is False, this parameter has no effect.
     """
 
     def __init__(

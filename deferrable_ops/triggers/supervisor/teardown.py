@@ -21,7 +21,7 @@ async def tear_down_if_killed(
     """If a user ended the task, stop supervisord and its programs. If the field ``cleanup`` is set, also remove
     supervisord's files.
 
-    This function is idempotent. This function does nothing in these cases:
+    This function is idempotent. It does nothing in these cases:
 
     - the task was cleared, because the next attempt of the task uses the same supervisord;
     - the task timed out, because the DAG run continues with its own teardown tasks;
@@ -47,11 +47,11 @@ async def stop_supervisord(
 ) -> list[int]:
     """Stop supervisord and its programs. If the field ``cleanup`` is set, also remove supervisord's files.
 
-    Return the pids of the stopped supervisords. A second call does no harm.
+    Return the pids of the stopped supervisords. This function is idempotent.
 
     :param dag_id: the DAG id of the DAG run that uses the supervisord.
     :param run_id: the run id of the DAG run that uses the supervisord.
-    :param check_claim: a further check that is awaited before each change; see :class:`SupervisorHost`.
+    :param check_claim: a function that is awaited before each change on the host; see :class:`SupervisorHost`.
     :raises ClaimLost: if another DAG run uses the supervisord now.
     :raises MachineUnavailable: if supervisord cannot be stopped from this triggerer's host now.
     """

@@ -1,5 +1,5 @@
-"""Finds and removes drift: differences between the task's configuration and the configuration with which supervisord
-runs.
+"""Finds and removes drift, which means differences between the task's configuration and the configuration with which
+supervisord runs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _REMOVE_POLL_SECONDS: Final = 0.2
 
 
 class _Changes:
-    """The changes that this Python process makes to the configuration of one supervisord. The lock allows one change at
-    a time; ``count`` is the number of changes so far. The lock ``comparing`` allows one comparison at a time, because
-    hundreds of comparisons at once would need much memory.
+    """The changes that this Python process makes to the configuration of one supervisord. ``lock`` allows one change at
+    a time, and ``count`` is the number of changes so far. ``comparing`` is a lock that allows one comparison at a time,
+    because hundreds of comparisons at once would need much memory.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ async def find_drift(config: SupervisorAirflowConfiguration, machine: Machine, c
     """Return the differences between the configuration with which supervisord runs and the task's configuration.
 
     Settings of supervisord itself are compared only with the configuration file, because a running supervisord does not
-    report them.
+    report its own settings.
     """
     other_file = not await file_equals(machine, config.config_path, config.to_cfg().encode())
     try:
@@ -113,7 +113,7 @@ async def file_equals(machine: Machine, path: Path, content: bytes) -> bool:
 
 
 async def write_environment_files(config: SupervisorAirflowConfiguration, machine: Machine) -> None:
-    """Write the files with environment variables whose content has changed."""
+    """Write the files with environment variables. Write only the files whose content has changed."""
     for name, script in config.environment_files().items():
         path = config.config_path.with_name(name)
         if not await file_equals(machine, path, script.encode()):
@@ -126,7 +126,8 @@ async def update_groups(host: SupervisorHost) -> Drift:
 
     If the field ``drift`` is ``apply``, groups that run with other settings are stopped, and the caller starts them
     again with the settings in the file. Otherwise, groups that run with other settings keep running. With ``rolling``,
-    only groups that are no longer configured are stopped: the task that watches the programs replaces the others.
+    only groups that are no longer configured are stopped: the task that watches the programs replaces the changed
+    groups.
 
     :raises StepFailed: if supervisord cannot read its configuration file; or if the field ``drift`` is ``fail``, and a
         group runs with other settings.
@@ -227,9 +228,11 @@ async def replace_groups(
 ) -> dict[str, SupervisordRefused]:
     """Replace the changed groups at the same time, remove the removed groups, and add and start the added groups.
 
-    Return the refused starts of processes, by the process's full name.
+    Return the processes that supervisord refused to start. Each key is a process's full name, and each value is the
+    refusal.
 
-    :param running: the processes that ran before the change. Of a changed group, only these are started again.
+    :param running: the processes that ran before the change. In a changed group, only these processes are started
+        again.
     :raises SupervisordUnavailable: if a group did not stop within the timeout, or supervisord does not respond.
     """
     await _remove_groups(client, (*drift.changed, *drift.removed), step_timeout(config, "stop-programs"))
@@ -282,9 +285,9 @@ class Reconciliation(NamedTuple):
     :param is_current: whether the poll result may be evaluated. If this process has changed programs after the poll,
         `is_current` is False, and the caller must wait for the next poll result.
     :param verdict: the verdict with which the task fails because of drift; None if the task continues.
-    :param next: the processes that a rolling update replaces next; an empty tuple if the rolling update has ended; None
-        if the caller has nothing to replace.
-    :param failed: the programs because of which a rolling update has stopped, each with the reason.
+    :param next: the processes that a rolling update replaces next. An empty tuple means that the rolling update has
+        ended, and None means that the caller has nothing to replace.
+    :param failed: a dict with the programs that have stopped a rolling update, and the reasons.
     """
 
     is_current: bool
@@ -307,7 +310,7 @@ class DriftReconciler:
     # A class attribute, because an instance attribute would need memory for each watching task. The interval is needed
     # because a program in a crash loop restarts often: without it, each restart would start another comparison.
     min_interval: ClassVar[float] = 60.0
-    """The shortest time between two comparisons, in seconds."""
+    """The shortest time between two comparisons of the configurations, in seconds."""
 
     def __init__(self, host: SupervisorHost) -> None:
         self._config = host.cfg
@@ -360,8 +363,9 @@ class DriftReconciler:
             return _CURRENT
 
     async def replace(self, processes: Sequence[Process]) -> dict[str, SupervisordRefused] | None:
-        """Stop running processes, and start them with the settings in the configuration file. Return the refused starts
-        by the process's full name; None if another task, or another triggerer, has replaced the processes.
+        """Stop running processes, and start them with the settings in the configuration file. Return the refusals of
+        supervisord to start a process, by the process's full name. Return None if another task or another triggerer has
+        already replaced the processes.
 
         :raises SupervisordUnavailable: if a process did not stop within the timeout, or supervisord does not respond.
         """
@@ -377,7 +381,9 @@ class DriftReconciler:
                 self._changes.count += 1
 
     def _may_show_a_change(self) -> bool:
-        """Return whether the poll result may be older than a change of the configuration, which restarts programs."""
+        """Return whether the poll result may be older than the newest change of the configuration. Such a change
+        restarts programs.
+        """
         if self._changes.lock.locked():
             return True
         if self._known_changes == self._changes.count:

@@ -142,7 +142,7 @@ def _still_runs(host: SupervisorHost) -> str:
 async def _status_of(
     host: SupervisorHost, folders: Sequence[Path]
 ) -> tuple[list[FileStatus | None], list[FileStatus | None]]:
-    """Return the file status of each directory, and the file status of the marker file in each directory."""
+    """Return two lists: the file status of each directory, and the file status of the marker file in each directory."""
     found = await host.machine.status(*folders, *(folder / _MARKER for folder in folders))
     return found[: len(folders)], found[len(folders) :]
 

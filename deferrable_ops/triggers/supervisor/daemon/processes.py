@@ -21,7 +21,7 @@ from deferrable_ops.triggers.supervisor.host import StepFailed, SupervisorHost
 from deferrable_ops.upstreams.machine.machine import CommandResult
 
 LOCKED: Final = 75
-"""Exit code of a script that cannot take the lock, because another process holds it."""
+"""Exit code of a script that cannot take the lock, because another process holds the lock."""
 
 NO_FLOCK: Final = 77
 """Exit code of a script that needs flock, if flock is not installed or does not work."""
@@ -37,7 +37,7 @@ flock -n 3 || exit $(($? == 1 ? {LOCKED} : {NO_FLOCK}))
 shift
 """
 """The first lines of the script that starts supervisord. The script's first argument is the path of the lock file. The
-script takes the lock. supervisord keeps it, because the script's process becomes supervisord."""
+script takes the lock. supervisord keeps the lock, because the script's process becomes supervisord."""
 
 KEEP_LOCK: Final = f"""command -v flock >/dev/null || exit {NO_FLOCK}
 if command exec 3<"$1"; then flock -n 3 || exit $(($? == 1 ? {LOCKED} : {NO_FLOCK})); fi 2>/dev/null
@@ -176,8 +176,8 @@ def _server_url(host: SupervisorHost) -> str:
 
 
 async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal: str) -> set[int] | None:
-    """Send a signal to processes whose supervisord has ended, and return their pids. If another process has locked the
-    lock file, return None.
+    """Send a signal to the processes whose supervisord has ended, and return the pids of these processes. If another
+    process has locked the lock file, return None.
     """
     # The fields are: pid (command) state ppid pgrp session; see proc(5). Zombies are ignored: their parents reap them.
     searches = [(*_whole(marker), "environ") for marker in (environment_marker(host), _server_url(host))]
@@ -192,7 +192,7 @@ async def _find_orphans(host: SupervisorHost, sessions: tuple[int, ...], signal:
 
 
 def _whole(text: str) -> tuple[str, str]:
-    """Return a regular expression that matches this text, and the text."""
+    """Return two values: a regular expression that matches the given text, and the text itself."""
     return _SPECIAL.sub(r"\\\g<0>", text), text
 
 

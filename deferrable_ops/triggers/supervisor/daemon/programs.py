@@ -70,7 +70,8 @@ async def start_programs(
     so that a retry of the step starts it again.
 
     :param before: the snapshot from :meth:`StartSnapshot.with_logs`, which the caller has saved.
-    :param only: the names of the programs to start, which do not wait for other programs; None means all programs.
+    :param only: the names of the programs to start; None means all programs. A program waits only for programs that are
+        in `only`.
     :raises NotReady: if a program was not ready within its ``ready_timeout``.
     :raises StepFailed: if a program could not be started; or if a program has ended, and the action of its policy for
         this end is FAIL or RETRY.
@@ -116,7 +117,7 @@ async def restart_program(host: SupervisorHost, program: str) -> list[Process]:
     supervisord stops and starts a process within one call. So a task that watches the programs never sees the process
     as stopped. A process that does not run is started.
 
-    :param host: a host whose calls may take as long as the program needs to stop.
+    :param host: the host of the supervisord. The timeout of its calls must be longer than the program needs to stop.
     :raises StepFailed: if the configuration or supervisord has no such program, or if supervisord refuses the restart.
     """
 

@@ -38,8 +38,8 @@ class StartSnapshot:
     :param starts: the time of the newest start of each process, by the process's full name; 0 if the process was never
         started. The times are whole seconds since 1970 on supervisord's clock.
     :param restart: whether the step also restarts processes that are running.
-    :param logs: the ends of the logs in which the step looks for a LogLine, by the path of the log file; None if they
-        are not known yet.
+    :param logs: a dict with the path of each log file in which the step searches for a LogLine, and the position at the
+        end of this file; None if these positions are not known yet.
     """
 
     starts: Mapping[str, int]
@@ -88,7 +88,7 @@ class StartSnapshot:
 class NotReady(StepFailed):
     """Programs were not ready in time.
 
-    :param reasons: for each of these programs, why it is not ready, by the name of the program.
+    :param reasons: a dict with the name of each of these programs, and the reason why the program is not ready.
     """
 
     def __init__(self, message: str, reasons: Mapping[str, str], *, retryable: bool) -> None:
@@ -101,7 +101,7 @@ class StartOrder:
 
     :param host: the host of the supervisord.
     :param before: the start times of the processes and the ends of their logs, before the step started programs.
-    :param only: the names of the programs to start. A program does not wait for programs that are not among them.
+    :param only: the names of the programs to start. A program does not wait for programs that are not in `only`.
     """
 
     def __init__(self, host: SupervisorHost, before: StartSnapshot, only: Collection[str]) -> None:
@@ -162,12 +162,12 @@ class StartOrder:
         )
 
     def check_blocked(self) -> None:
-        """Report the programs that were not started, because a program in their ``after`` ended before it was ready.
+        """Raise an error if programs were not started, because a program in their ``after`` ended before it was ready.
 
-        If the policy requires a retrigger for this end, only log a warning: the task that watches the programs
-        triggers the DAG again.
+        If the policy of the ended program requires a retrigger, only log a warning, because the task that watches the
+        programs then triggers the DAG again.
 
-        :raises StepFailed: if the policy requires no retrigger for this end.
+        :raises StepFailed: if the policy of the ended program requires no retrigger.
         """
         for name, process in self._ended.items():
             blocked = [other for other in self._programs if name in self._blocking(other)]
@@ -180,7 +180,7 @@ class StartOrder:
             self._host.log.warning("%s", reason)
 
     def _has_started(self, name: str, own: Sequence[Process]) -> bool:
-        """Return whether a program has started, and it is not known yet whether it is ready."""
+        """Return whether a program has started, but is not known to be ready or to have ended."""
         if name in self._ready or name in self._ended or any(process.state in CHANGING for process in own):
             return False
         if not all(process.is_alive or self._was_started(process) for process in own):
@@ -200,14 +200,16 @@ class StartOrder:
         return next((process for process in own if self._action(name, process) is not None), None)
 
     def _blocking(self, name: str) -> set[str]:
-        """Return the programs because of which a program is never started: they ended before they were ready."""
+        """Return the programs that ended before they were ready, and that therefore prevent the start of the program
+        `name`.
+        """
         if name in self._ready:
             return set()
         after = self._after[name]
         return (self._ended.keys() & after).union(*(self._blocking(other) for other in after))
 
     async def _missing(self, name: str, own: Sequence[Process]) -> str | None:
-        """Return why a program that has started is not ready; None if it is ready."""
+        """Return the reason why a program that has started is not ready; None if the program is ready."""
         ready = self._programs[name].ready
         for process in own:
             if not self._may_be_ready(name, process):

@@ -1,4 +1,4 @@
-"""Decides which changed program is replaced next, so that never two programs are down at the same time."""
+"""Decides which changed program is replaced next, so that two programs are never down at the same time."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _FAILED: Final = (ProcessState.FATAL, ProcessState.UNKNOWN)
 class RollingUpdate:
     """A rolling update: it replaces the programs whose configuration has changed, one after another.
 
-    Its state is in supervisord and in the crash histories, so another triggerer continues a rolling update if this
-    triggerer is killed.
+    Supervisord and the saved crash histories contain the state of the rolling update. So if this triggerer is killed,
+    another triggerer continues the rolling update.
     """
 
     __slots__ = ("_host", "_order", "_waits_for", "is_active")
@@ -40,10 +40,10 @@ class RollingUpdate:
     async def next(
         self, left: Collection[str], processes: Sequence[Process], histories: Mapping[str, CrashHistory]
     ) -> tuple[Process, ...] | None:
-        """Return the processes that must be replaced now; an empty tuple if all programs were replaced; None if a
-        program is not ready yet.
+        """Return the processes that must be replaced now. Return an empty tuple if all programs were replaced, and None
+        if a program is not ready yet.
 
-        :param left: the names of the groups that still run with other settings.
+        :param left: the names of the groups that still run with other settings than in the task's configuration.
         :param processes: all processes of supervisord in the newest poll result.
         :param histories: the crash histories of the processes.
         :raises NotReady: if a program has not started, or was not ready within its ``ready_timeout``.
@@ -70,11 +70,11 @@ class RollingUpdate:
         return ()
 
     def stop(self) -> None:
-        """End the rolling update. The next call of :meth:`next` begins another one."""
+        """End the rolling update. The next call of :meth:`next` begins another rolling update."""
         self.is_active, self._order = False, None
 
     def _is_down(self, own: Mapping[str, tuple[Process, ...]], histories: Mapping[str, CrashHistory]) -> bool:
-        """Return whether a program is down, but may start by itself.
+        """Return whether at least one of the programs is down, but may start by itself.
 
         :raises NotReady: if a program is down, and does not start by itself.
         """

@@ -1,7 +1,7 @@
 """Copies the output of programs to files beside the log of the task that watches them.
 
-The files stay after supervisord's own files are removed. They do not pass through the triggerer's log, so they need no
-budget.
+The files stay after supervisord's own files are removed. The output does not pass through the triggerer's log, so the
+number of lines needs no limit.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from deferrable_ops.triggers.supervisor.watch.program_watcher import ProgramWatc
 def start_liveness_checks(host: SupervisorHost, watcher: ProgramWatcher) -> tuple[asyncio.Task[None], ...]:
     """Start the liveness checks of all programs, and return the running asyncio tasks, which the caller must cancel.
 
-    The checks run beside the polls of supervisord, so a check that hangs delays no poll.
+    The checks run at the same time as the polls of supervisord, so that a check that hangs delays no poll.
     """
     checks = [
         LivenessCheck(name, program, check, host, watcher)

@@ -1,6 +1,7 @@
 """Copies the output of programs to the log of the task that watches them.
 
-All tasks of a triggerer share a budget of log lines. Output beyond the budget is skipped, and counted in the log.
+All tasks of a triggerer share a budget: a maximum number of log lines. If the output has more lines, some lines are
+skipped, and the log shows how many.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ class LogForwarder(OutputCopier[str]):
     async def _copy_log(
         self, log: LogTail[str], status: FileStatus | None, share: int, *, is_last: bool
     ) -> int:
-        """Copy the newest lines of a log, and return how many lines of the budget this took.
+        """Copy the newest lines of a log, and return how many lines of the budget the copied lines used.
 
-        :param share: the largest number of lines of the budget.
+        :param share: the maximum number of lines of the budget that this log may use.
         """
         # None stands for a gap. The costs are lines of the budget.
         kept: deque[tuple[str | None, int]] = deque()
@@ -141,7 +142,9 @@ class LogForwarder(OutputCopier[str]):
 
 
 def _cost(line: str) -> int:
-    """Return how many lines of the budget a line takes. The triggerer's log is JSON, with escaped characters."""
+    """Return how many lines of the budget one line of output uses. The triggerer's log is JSON, in which escaped
+    characters make the line longer.
+    """
     escaped = encode_basestring(line)
     size = len(escaped) if escaped.isascii() else len(escaped.encode())
     return 1 + size // LINE_BYTES

@@ -21,7 +21,9 @@ _COUNT_SECONDS: Final = 60.0
 
 
 class LogContent(Protocol[T]):
-    """How the bytes of a log are returned: a LogLines or a LogBytes."""
+    """Converts the bytes of a log to the form in which they are returned. The implementations are LogLines and
+    LogBytes.
+    """
 
     read_position: LogPosition
     resume_position: LogPosition
@@ -33,7 +35,7 @@ class LogContent(Protocol[T]):
 
 
 class SkippedOutput(NamedTuple):
-    """Output that was skipped.
+    """The amount of output that was skipped.
 
     :param lines: the number of lines; None if the lines could not be counted.
     :param size: the number of bytes.
@@ -277,7 +279,7 @@ class LogTail(Generic[T]):
 
 
 async def _count_lines(machine: Machine, path: Path, start: int, size: int) -> int | None:
-    """Return the number of line ends in a part of a file; None if the machine cannot count them."""
+    """Return the number of line ends in a part of a file; None if the machine cannot count line ends."""
     arguments = ["sh", "-c", _COUNT_LINES, "sh", str(path), str(start + 1), str(size)]
     try:
         result = await machine.run(arguments, timeout=_COUNT_SECONDS)

@@ -1,7 +1,7 @@
 """Sends notices about events of programs with Airflow's notifiers.
 
 A notifier runs in a thread with its own event loop, so a notifier that blocks does not block the Triggerer. The task
-never waits for a notifier, except for a few seconds at its end.
+never waits for a notifier, except for a few seconds when the task ends.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _calls = Throttle(8)
 class Notices:
     """Sends the notices of one task.
 
-    For each process and kind of event, at most one notice is sent per :attr:`min_interval`. The next notice has the
-    number of skipped events.
+    For each process and kind of event, at most one notice is sent per :attr:`min_interval`. Further events in this time
+    are skipped, and the next notice contains the number of skipped events.
     """
 
     min_interval: ClassVar[float] = 60.0
@@ -166,15 +166,16 @@ async def _notify_once(notifier: ProgramNotifier, context: dict[str, Any], timeo
 
 
 def takes_context(function: Any) -> bool:
-    """Return whether a function has a parameter ``context``, as Airflow determines it for an AsyncCallback."""
+    """Return whether a function has a parameter ``context``. Airflow does the same check for an AsyncCallback."""
     parameters = inspect.signature(function).parameters
     return "context" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 async def _last_exit_code(host: SupervisorHost, event: ProgramEvent) -> int | None:
-    """Return the exit code with which a process last ended, -1 for the end by a signal, and None if it is unknown.
+    """Return the exit code with which a process last ended. -1 means that a signal ended the process, and None means
+    that the exit code is unknown.
 
-    If the process has been started again since then, only the log of supervisord has its exit code.
+    If the process has been started again since then, only the log of supervisord contains this exit code.
     """
     process = event.process
     if process.state in (ProcessState.EXITED, ProcessState.STOPPED):

@@ -38,7 +38,7 @@ class OutputCopier(Generic[T]):
     """
 
     read_as: ClassVar[Callable[[LogPosition], LogContent[Any]]]
-    """LogLines or LogBytes: what a subclass copies."""
+    """The class that converts the bytes of a log: LogLines or LogBytes. Each subclass sets this attribute."""
 
     space_check_interval: ClassVar[float] = 60.0
     """Seconds between two checks whether a disk with log files is full."""
@@ -91,7 +91,7 @@ class OutputCopier(Generic[T]):
         """
 
     async def end(self, logs: list[LogTail[T]]) -> None:
-        """Copy what was held back of the output of processes that have ended."""
+        """Copy the rest of the output of processes that have ended, such as a last line without a newline."""
 
     def report_gap(self, log: LogTail[T]) -> None:
         """Write to the task's log that output may be missing."""
@@ -130,7 +130,9 @@ class OutputCopier(Generic[T]):
         return sorted(waiting, key=lambda one: one[0].unread(one[1]))
 
     async def _report_full_disks(self, folders: list[Path], *, is_last: bool) -> None:
-        """Report disks that are full. supervisord reports nothing if it cannot write output to a log file."""
+        """Report full disks in the task's log, because supervisord reports nothing if it cannot write output to a log
+        file.
+        """
         now = time.monotonic()
         if not folders or (now < self._space_due and not is_last):
             return

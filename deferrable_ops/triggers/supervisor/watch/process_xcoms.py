@@ -1,7 +1,7 @@
 """The XComs ``supervisor_process_status`` and ``supervisor_failure``, which show the states of processes.
 
-A value is a list with one dict for each process. The keys ``name``, ``group``, ``state``, ``exitstatus``, ``spawnerr``
-and ``pid`` are those of airflow-supervisor.
+The value of each XCom is a list with one dict for each process. The keys ``name``, ``group``, ``state``,
+``exitstatus``, ``spawnerr`` and ``pid`` are those of airflow-supervisor.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ async def failures(host: SupervisorHost, found: Programs) -> list[dict[str, Any]
 
 
 def failed_processes(cfg: SupervisorAirflowConfiguration, found: Programs) -> list[tuple[str, Process]]:
-    """Return the processes whose end is a failure, or all processes if none has failed. Each process comes with the
-    name of its program.
+    """Return the processes whose end is a failure, each with the name of its program. If no process has failed, return
+    all processes.
     """
     everything = [(name, process) for name, own in found.items() for process in own]
     failed = [
@@ -117,8 +117,8 @@ class ProcessXComs:
         self._lock = asyncio.Lock()
 
     def show(self, facts: Any, found: Programs) -> None:
-        """Push the states of the processes in the background, if they have changed and the last push is old enough. If
-        the last push is too recent, a later call pushes the states.
+        """Push the states of the processes in the background, if the states have changed and the last push is old
+        enough. If the last push is too recent, a later call pushes the states.
 
         :param facts: a value that is equal for equal states of all processes; None if the states are unknown.
         """
@@ -129,13 +129,13 @@ class ProcessXComs:
         background.detach(self._push_statuses(found))
 
     async def finish(self, facts: Any, found: Programs) -> None:
-        """Push the final states of the processes, if they have changed since the last push."""
+        """Push the final states of the processes, if the states have changed since the last push."""
         if facts != self._facts:
             self._facts = facts
             await self._push_statuses(found)
 
     async def fail(self, host: SupervisorHost, found: Programs) -> None:
-        """Push the failed processes and their last lines."""
+        """Push the XCom ``supervisor_failure`` with the failed processes and the last lines of their logs."""
         await self._safely(FAILURE, await failures(host, found))
 
     async def _push_statuses(self, found: Programs) -> None:

@@ -15,10 +15,10 @@ from deferrable_ops.supervisord.processes import Process, ProcessState
 class ProgramEventKind(StrEnum):
     """What happened to a process.
 
-    CRASH_LOOP: it was restarted too often. PAUSED: it is kept stopped for some time because of a crash loop. GIVEN_UP:
-    it is not started again, because it was in a crash loop after the last allowed pause, or because supervisord could
-    not start it. RESTARTED: it was started again. NOT_READY: its check ``ready`` or ``healthy`` failed, or it did not
-    start with its new configuration.
+    CRASH_LOOP: the process was restarted too many times in a short time. PAUSED: the process is kept stopped for some
+    time because of a crash loop. GIVEN_UP: the process is not started again, because it was in a crash loop after the
+    last allowed pause, or because supervisord could not start it. RESTARTED: the process was started again. NOT_READY:
+    the check ``ready`` or ``healthy`` failed, or the process did not start with its new configuration.
     """
 
     CRASH_LOOP = "crash_loop"
@@ -48,10 +48,10 @@ def find_events(
     states: Mapping[str, ProcessState],
     now: Evaluation,
 ) -> list[ProgramEvent]:
-    """Return the events between two evaluations.
+    """Return the events of programs between two evaluations of their processes.
 
-    :param before: the crash histories before the evaluation `now`. They are saved, so a restart of the Triggerer hides
-        no event.
+    :param before: the crash histories before the evaluation `now`. The inbox stores these crash histories, so that no
+        event is lost when the Triggerer is restarted.
     :param states: the states of the processes at the previous evaluation, by full name; empty for the first evaluation.
     """
     return [
@@ -75,7 +75,7 @@ def find_start_failures(
     """Return the events of programs that a step could not start.
 
     :param found: the processes of each program, by the program's name.
-    :param reasons: for each program that was not ready in time, the reason.
+    :param reasons: a dict with the name of each program that was not ready in time, and the reason.
     """
     events = []
     for name, own in found.items():

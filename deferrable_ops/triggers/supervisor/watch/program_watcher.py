@@ -49,7 +49,7 @@ class ProcessReading(NamedTuple):
         equal `facts`, no process has changed between the two polls.
     :param starts: the start time of each process, by the process's full name.
     :param evaluations: the evaluations of `processes`, each with the configuration and the crash histories from which
-        it was computed. All tasks with equal input share an evaluation.
+        it was computed. All tasks with the same configuration and the same crash histories share an evaluation.
     """
 
     processes: tuple[Process, ...]
@@ -161,7 +161,9 @@ class ProgramWatcher:
 
     @property
     def programs(self) -> dict[str, tuple[Process, ...]]:
-        """The processes of each program at the last poll. Their state is UNKNOWN if supervisord did not answer."""
+        """The processes of each program at the last poll. If supervisord did not answer this poll, the state of the
+        processes is UNKNOWN.
+        """
         found = {} if self._last is None else self._last.processes
         if not self._unanswered:
             return found
@@ -198,7 +200,8 @@ class ProgramWatcher:
     def note_not_ready(self, reasons: Mapping[str, str]) -> None:
         """Send a notice for each program that is not ready, or not healthy.
 
-        :param reasons: for each of these programs, the reason, by the name of the program.
+        :param reasons: a dict with the name of each of these programs, and the reason why the program is not ready or
+            not healthy.
         """
         if self._notices is not None:
             self._notices.add(
@@ -208,7 +211,8 @@ class ProgramWatcher:
             )
 
     async def next_verdict(self, timeout: float | None) -> Verdict | None:
-        """Wait for the next poll result, and return the verdict on the programs; None if this poll gave no verdict.
+        """Wait for the next poll result, and return the verdict, which is what the task must do; None if this poll gave
+        no verdict.
 
         :param timeout: maximum number of seconds to wait for the poll result; None means no limit.
         :raises SupervisordRefused: if supervisord refused the call, and would also refuse a retry.
@@ -243,7 +247,7 @@ class ProgramWatcher:
         return verdict
 
     async def apply_steps(self) -> None:
-        """Pause and resume the processes as the newest evaluation requires. If a call to supervisord fails, it is
+        """Pause and resume the processes as the newest evaluation requires. If a call to supervisord fails, the call is
         repeated after the next poll.
         """
         steps = self._last.steps if self._last else {}
@@ -273,7 +277,9 @@ class ProgramWatcher:
             await self._output.finish(self._last.processes)
 
     def _replace(self, processes: tuple[Process, ...]) -> None:
-        """Begin to replace processes whose configuration has changed. All processes that were replaced before run."""
+        """Begin to replace processes whose configuration has changed. The caller has waited until all processes that
+        were replaced before are running again.
+        """
         before = {name: replace(old, is_replaced=False) for name, old in self._histories.items()}
         self._histories = before
         self.restart(processes)
@@ -282,8 +288,8 @@ class ProgramWatcher:
             self._histories[name] = replace(self._histories[name], is_replaced=True)
 
     async def _replace_processes(self, steps: Mapping[str, CrashLoopStep]) -> bool:
-        """Stop the processes that a rolling update replaces, and start them with their new configuration. Return
-        whether there were such processes.
+        """Stop the processes that a rolling update replaces, and start these processes with their new configuration.
+        Return False if there were no such processes.
         """
         due = [
             process

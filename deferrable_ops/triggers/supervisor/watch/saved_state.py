@@ -21,8 +21,8 @@ class SavedState:
 
     :param histories: the crash history of each process, by the full name of the process. Without its crash history, a
         process that is paused because of a crash loop would be treated as ended.
-    :param output: the position in each log file, by the path of the file. All lines before this position were already
-        copied to the task's log.
+    :param output: the position in each log file, by the path of the file. All output before this position was already
+        copied.
     :param is_ours: whether the state was saved in this DAG run.
     :param is_retry: whether the state was saved by an earlier attempt in this DAG run, and the current attempt has not
         saved a state yet.
