@@ -1,7 +1,7 @@
 """The deployment of Airflow that this process belongs to.
 
 An inbox belongs to one deployment of Airflow. The deployment's id is the setting ``[deferrable_ops] deployment``. If
-the setting is empty, the id is in an Airflow Variable, which only the API server's plugin writes
+this setting is empty, the deployment's id is in an Airflow Variable. Only the API server's plugin writes this Variable
 (:mod:`deferrable_ops.metadata_database`).
 """
 
@@ -25,7 +25,8 @@ _READ_TIMEOUT = 30.0
 
 
 class Deployment:
-    """The id of the deployment of Airflow to which this process belongs. The process may not know the id yet.
+    """The id of the deployment of Airflow to which this process belongs. The process may not know the id of its
+    deployment yet.
 
     :param known_id: the deployment's id; None if the process does not know the id yet.
     """
@@ -45,7 +46,7 @@ class Deployment:
         return self._known_id or settings.deployment()
 
     def learn(self, known_id: str) -> None:
-        """Set the deployment's id."""
+        """Set the id of the deployment to which this process belongs."""
         self._known_id = known_id
 
     def start_reading(self, *, interval: float = _READ_INTERVAL) -> asyncio.Task[str]:

@@ -23,7 +23,7 @@ class FileCheck(ReadyCheck):
     max_age: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Validate the arguments."""
+        """Validate the arguments of the check."""
         super().__post_init__()
         self.file = str(self.file) if isinstance(self.file, Path) else self.file
         require_text("file", self.file)
@@ -33,7 +33,7 @@ class FileCheck(ReadyCheck):
     async def failure_reason(self) -> str | None:
         """Call stat() for the file in a thread, because stat() may hang on a network file system.
 
-        Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``.
+        Return the reason if the result is ``Result.FAIL``; None if the result is ``Result.PASS``.
         """
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime

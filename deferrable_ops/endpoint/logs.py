@@ -1,4 +1,6 @@
-"""Logs of the standalone endpoint: each line has a time, and each request has a line with its client and wait id."""
+"""Logs of the standalone endpoint. Each line has a time. Each request is logged in one line with its client and wait
+id.
+"""
 
 from __future__ import annotations
 

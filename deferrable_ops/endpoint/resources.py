@@ -91,7 +91,8 @@ class UnknownKeyLog:
 
 
 class RetryAfter:
-    """Computes the header ``Retry-After`` of a response with status 503: a random number that grows during an outage.
+    """Computes the header ``Retry-After`` of a response with status 503: a random number of seconds that grows during
+    an outage.
 
     With a constant number, all services would repeat their requests at the same moment when the outage is over.
 
@@ -121,7 +122,7 @@ class RetryAfter:
         return random.randint(round(pause / 2), round(pause))  # noqa: S311
 
     def succeeded(self) -> None:
-        """Record that the outage is over."""
+        """Record that a request succeeded, so the outage is over."""
         self._since = None
 
 

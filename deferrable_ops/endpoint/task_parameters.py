@@ -42,7 +42,7 @@ class TaskParameters:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """The task instance's identifiers, for the response."""
+        """The ids of the DAG, the task and the DAG run, which the response contains to identify the task instance."""
         names = {"dag_id": self.dag_id, "task_id": self.task_id, "execution_date": self.execution_date}
         return names if self.run_id is None else {**names, "run_id": self.run_id}
 

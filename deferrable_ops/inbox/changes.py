@@ -1,4 +1,4 @@
-"""Finds changes in the inbox: a signal announces that something has changed, and a query returns the changed waits.
+"""Finds changes in the inbox: a signal announces that a row has changed, and a query returns the changed waits.
 
 The signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
@@ -43,7 +43,8 @@ _CURSOR = {
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A position in the sequence of commits.
+    """A position in the sequence of the database's commits. A query with this cursor returns the waits that changed
+    later.
 
     :param server: the start time of the Postgres server, because a cursor is valid only until the server restarts; ""
         on SQLite.
@@ -56,7 +57,8 @@ class Cursor:
 async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[str] | None, Cursor]:
     """Return the ids of the waits that changed since the cursor, and the next cursor.
 
-    The returned ids are None if every wait may have changed: if there is no cursor, or if the server has restarted.
+    If any wait may have changed, return None instead of the ids. This is the case without a cursor, and after a restart
+    of the Postgres server.
     """
 
     async def read(connection: AsyncConnection) -> tuple[list[str] | None, Cursor]:
@@ -85,7 +87,9 @@ class Signal(Protocol):
 
 
 class DataVersionSignal:
-    """The signal for SQLite: polls ``PRAGMA data_version``, which changes when another connection has committed."""
+    """The signal for SQLite: polls ``PRAGMA data_version``, a number that changes when another connection has
+    committed.
+    """
 
     sweep_interval = 5.0
 
@@ -126,7 +130,7 @@ class NotificationSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners at each change, until the connection is lost or this coroutine is cancelled."""
+        """Call the listeners at each change, until the database connection is lost or this coroutine is cancelled."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()

@@ -30,14 +30,14 @@ _LONGEST_PAUSE: Final = 1800.0
 
 
 class RequestKind(StrEnum):
-    """What a request asks for. The target of both kinds is the name of a supervisord."""
+    """The action that a request asks for. The target of both kinds of requests is the name of a supervisord."""
 
     STOP = "stop-supervisord"
     RESTART = "restart-program"
 
 
 class RequestState(StrEnum):
-    """What became of a request."""
+    """The state of a request, from its creation to its end."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -57,10 +57,11 @@ class Request:
 
     :param kind: a value of :class:`RequestKind`, or a kind that a newer release defines.
     :param arguments: a JSON object. ``host`` is the host whose triggerers reach the target, or null if all triggerers
-        reach it. ``team`` is the team whose triggerers reach the target. ``until`` is the time at which the request is
-        given up; without ``until``, a request is retried until it is deleted.
+        reach it. ``team`` is the team whose triggerers reach the target. ``until`` is the time after which the request
+        is not tried again. Without ``until``, the request is retried until its row is deleted.
     :param actor: the user or the process that made the request.
-    :param answer: what the last attempt did, or why it failed; "" if there was no attempt.
+    :param answer: what the last attempt to carry out the request did, or why this attempt failed; "" if there was no
+        attempt.
     """
 
     id: str
@@ -88,7 +89,8 @@ def arguments_for(daemon: DaemonLocation) -> dict[str, Any]:
 class Requests:
     """Makes requests, and lets only one process at a time carry out a request.
 
-    :param lease: how many seconds after its last renewal a claim on a request ends.
+    :param lease: a process that carries out a request claims the request. The claim ends this many seconds after its
+        last renewal.
     """
 
     def __init__(self, database: Database, owner: Owner, *, lease: float = _LEASE) -> None:
@@ -105,9 +107,11 @@ class Requests:
         *,
         lasts: float | None = None,
     ) -> Request:
-        """Make a request, and return it. If the same request is not done yet, return the existing request.
+        """Write a request to the inbox, and return the request. If the same request is not done yet, return the
+        existing one.
 
-        :param lasts: the seconds after which the request is given up; None retries the request until it is deleted.
+        :param lasts: after this many seconds, the request is not tried again. None means that the request is retried
+            until its row is deleted.
         """
 
         async def write(transaction: Transaction) -> Request:
@@ -177,7 +181,7 @@ class Requests:
 
 
 class ClaimedRequest:
-    """A request that this process carries out."""
+    """A request that this process has claimed, so that only this process carries out the request."""
 
     def __init__(self, request: Request, database: Database, lease: float) -> None:
         self.request = request
@@ -187,7 +191,7 @@ class ClaimedRequest:
         self._mine = (requests.c.id == request.id, requests.c.owner == self._owner, _IS_OPEN)
 
     async def acquire(self) -> bool:
-        """Acquire the claim, and return whether this process holds it now."""
+        """Acquire the claim on the request, and return whether this process holds the claim now."""
 
         async def write(transaction: Transaction) -> bool:
             due = (requests.c.id == self.request.id, _is_due(transaction.now))
@@ -218,9 +222,9 @@ class ClaimedRequest:
                 await self.check()
 
     async def finish(self, text: str, *, failed: bool = False) -> None:
-        """Record the final answer.
+        """Record the final answer: the text that tells the user what was done, or why the request failed.
 
-        :param failed: whether the request failed, and will not be tried again.
+        :param failed: whether the request failed. A failed request is not tried again.
         """
 
         async def write(transaction: Transaction) -> None:
@@ -230,7 +234,7 @@ class ClaimedRequest:
         await self._database.write(write)
 
     async def retry_later(self, text: str) -> float | None:
-        """Record why an attempt failed, and let any process try again after a pause, which doubles each time.
+        """Record why an attempt failed. After a pause, any process can try again. The pause doubles with each attempt.
 
         Return the pause in seconds. If the request is given up before the next attempt, return None.
         """

@@ -28,8 +28,8 @@ _REQUEST_TIMEOUT, _CONNECT_TIMEOUT = 60.0, 20.0
 class RequestFailed(DeferrableOpsError, ConnectionError):
     """The HTTP server could not be reached, or the connection to it was lost.
 
-    :param error: the exception that the HTTP client raised. The text of this exception may contain the URL, and the URL
-        may contain a secret.
+    :param error: the exception that the HTTP client raised. The text of the HTTP client's exception may contain the
+        URL, and the URL may contain a secret.
     """
 
     def __init__(self, error: Exception) -> None:

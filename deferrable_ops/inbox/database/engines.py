@@ -36,7 +36,9 @@ def parse_url(url: str) -> URL:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether a URL is the URL of an in-memory SQLite database, which exists only as long as its connection."""
+    """Return whether a URL leads to an in-memory SQLite database. Such a database exists only as long as its
+    connection.
+    """
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 

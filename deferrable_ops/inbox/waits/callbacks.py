@@ -1,8 +1,9 @@
-"""Evaluates and records each callback in one transaction, and returns a receipt.
+"""Evaluates and records each callback in one transaction, and returns a receipt (the response to the callback).
 
 A callback is checked in the order that ``docs/callbacks.md`` documents. A callback is rejected if its Idempotency-Key
-was used with other content. A duplicate gets the receipt of the first callback. A callback is rejected if its wait has
-expired, or was superseded, killed or settled. A callback that is neither rejected nor a duplicate is evaluated.
+was used with other content. A duplicate gets the receipt of the first callback. A callback is rejected if its wait is
+over: the wait has expired, was settled or killed, or the task has a newer attempt. A callback that is neither rejected
+nor a duplicate is evaluated.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ UNKNOWN_WAIT: Final = (
 
 
 class Verb(StrEnum):
-    """The kind of a callback."""
+    """The kind of a callback, such as success or heartbeat."""
 
     # Evaluated with the operator's expressions. Without expressions it is a success.
     POST = "post"
@@ -43,7 +44,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One callback.
+    """A callback that a service sent for a wait.
 
     :param body: the bytes of the request's body, which are JSON.
     :param payload: the JSON value of the body.
@@ -77,7 +78,7 @@ class Receipt:
 
 
 class Callbacks:
-    """Records callbacks."""
+    """Evaluates callbacks, records them in the inbox, and returns a receipt for each callback."""
 
     def __init__(self, database: Database) -> None:
         self.record: GroupCommit[Callback, Receipt] = GroupCommit(

@@ -23,7 +23,7 @@ class Endpoints:
     """The endpoints that share this inbox.
 
     :param announce_interval: seconds between two updates of an endpoint's row in the inbox.
-    :param down_after: an endpoint counts as down this many seconds after the last update of its row.
+    :param down_after: an endpoint is treated as down if its row was not updated for this many seconds.
     """
 
     def __init__(

@@ -43,8 +43,8 @@ class Key:
 class Keys:
     """Signs and verifies callback tokens.
 
-    :param reload_interval: after this many seconds, the keys are read from the inbox again. A revocation takes effect
-        in other processes after at most `reload_interval` seconds.
+    :param reload_interval: after this many seconds, the keys are read from the inbox again. If a key is revoked, other
+        processes reject its tokens after at most `reload_interval` seconds.
     :param min_query_interval: the shortest time between two queries of the keys, in seconds. `min_query_interval`
         limits the load from requests with invented key ids.
     """

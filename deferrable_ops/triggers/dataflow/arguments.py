@@ -1,5 +1,5 @@
 """Validates the arguments of a Dataflow task. Literal values are checked when the DAG is parsed. Templates are checked
-after they were rendered.
+after Airflow has rendered them.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class LaunchTimings:
     :param searches: how many times the library looks for a job whose launch got no response. Dataflow may create such
         a job some seconds after the launch.
     :param search_every: seconds between two searches for a job whose launch got no response.
-    :param gone_after: the library treats a job with a known id as gone if Dataflow has not found the job for this many
-        seconds. Dataflow may not find a new job at first.
+    :param gone_after: if Dataflow has not found a job for this many seconds, the job no longer exists. Dataflow may not
+        find a new job at first.
     :param gone_every: seconds between two reads of a job that Dataflow does not find.
     :param errors_within: for how many seconds a launch is retried after an internal error of Dataflow, if
         `launch_timeout` is not set.
@@ -74,7 +74,7 @@ _CLOCK_DIFFERENCE: Final = 3_600.0
 
 
 class ForeignJob(DataflowError):
-    """Another job already has the name of this task's job, and this task attempt did not launch that other job."""
+    """The job name of this task is already in use by a job that this task attempt did not launch."""
 
 
 class NotAccepted(DataflowError):
@@ -86,8 +86,8 @@ class Launch:
 
     :param request: the whole launch request, with the job's name and a label that contains the id of the wait.
     :param name: the job's name.
-    :param keeps_name_since: the time at which the task began to wait, if other tasks and attempts use the same job
-        name; None if only this attempt uses the job name.
+    :param keeps_name_since: if other tasks and attempts use the same job name, the time at which this task began to
+        wait. None if only this attempt uses the job name.
     :param update: the request that replaces a running job with the same name; None if no job may be replaced.
     """
 
@@ -121,8 +121,8 @@ class Launch:
 
         :param check: an async function that is awaited before each request is sent. It raises an error if this process
             must not launch the job any more; see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
-        :param timeout: for how many seconds a launch is retried. None means no limit; but after an error that may be
-            permanent, None means the limit ``errors_within``.
+        :param timeout: for how many seconds a launch is retried. None means no limit, with one exception: after an
+            error that may be permanent, a launch is retried for ``errors_within`` seconds.
         :param sent: whether an earlier run of the trigger may have launched the job.
         :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.
         :raises ForeignJob: if a job with this name exists already, but was not launched by this task attempt.
@@ -266,7 +266,7 @@ async def find_launched(
     keeps_name: bool = False,
     timings: LaunchTimings = DEFAULT_TIMINGS,
 ) -> Job | None:
-    """Return the job that a wait has launched or may have launched; None if no job was found.
+    """Return the job that the task attempt with this wait has launched or may have launched; None if no job was found.
 
     :param keeps_name: whether other attempts and tasks use the same job name.
     :raises DataflowUnavailable: if the job was launched, but Dataflow does not find the new job yet.
@@ -291,7 +291,7 @@ async def stop_job(
 
     Do nothing if the job is already stopping or finished.
 
-    :param own_only: whether a replacement keeps running if another wait has launched this replacement.
+    :param own_only: if True, a replacement that another wait has launched is not stopped.
     :param how: how to stop the job: "cancel" or "drain". With "drain", a running streaming job is drained, and any
         other job is cancelled, because it cannot be drained.
     :return: the job as Dataflow returned it after the request.

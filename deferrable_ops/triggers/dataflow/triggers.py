@@ -165,7 +165,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return f"it is stopped ({name}={how!r}), unless it is a streaming job"
 
     def _how_to_stop(self, wait: Wait, job: Job | None) -> Literal["cancel", "drain", "leave"]:
-        """Return how to stop the job of a wait that is over.
+        """Return how to stop the job after the task's wait is over: cancel it, drain it, or leave it running.
 
         :param job: the job; None if the job is not known yet. An unknown job is treated as a batch job.
         """

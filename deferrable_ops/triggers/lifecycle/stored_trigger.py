@@ -20,7 +20,8 @@ _TEAM: Final = "stored_by_team"
 
 
 class OtherTeam(DeferrableOpsError):
-    """The trigger was stored by a process of another team of this Airflow."""
+    """Raised if a process of another team of this Airflow has stored the trigger, so that this process cannot use it.
+    """
 
 
 class CancellableTrigger(Protocol):

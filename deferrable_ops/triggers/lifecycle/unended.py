@@ -73,7 +73,7 @@ async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _E
 
 
 async def attempts_from_database() -> list[str]:
-    """Return the wait ids of all attempts under way, read from Airflow's metadata database.
+    """Return the wait ids of all task attempts that have not ended, read from Airflow's metadata database.
 
     Only the API server and the command ``deferrable-ops`` may call this function, because triggers must not access the
     metadata database.

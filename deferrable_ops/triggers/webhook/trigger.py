@@ -37,7 +37,8 @@ _progress_slot = asyncio.Semaphore(1)
 
 
 class WebhookTrigger(TaskTrigger):
-    """Waits for the callback of external work. If the task has a request to launch the work, sends the request first.
+    """Waits for the callback of external work. If the task has a request that launches the work, the trigger first
+    sends this request.
 
     This trigger has the arguments of :class:`deferrable_ops.operators.webhook.WebhookOperator`. All durations are in
     seconds.
@@ -195,7 +196,8 @@ class WebhookTrigger(TaskTrigger):
                 )
 
     async def expired(self) -> Outcome:
-        """Return a failure. Its reason mentions the lost inbox, if the work was not launched again after the loss."""
+        """Return the outcome after the deadline: a failure. Its reason tells the user if the inbox had lost the launch.
+        """
         outcome = await super().expired()
         if not (self.current.launch_answer or {}).get("lost") or not isinstance(outcome, Failure):
             return outcome
@@ -207,8 +209,8 @@ class WebhookTrigger(TaskTrigger):
     async def _may_launch(self) -> bool:
         """Return whether the work may be launched.
 
-        Return False if an earlier run has launched the work and the inbox has lost the launch, unless
-        ``relaunch_when_lost=True``.
+        If an earlier run of the trigger has launched the work, but the inbox has lost the record of this launch, return
+        False. With ``relaunch_when_lost=True``, return True also in this case.
         """
         if await self.lost_launch() is None:
             return True
@@ -253,5 +255,7 @@ class WebhookTrigger(TaskTrigger):
 
 
 async def _launched_before(_claim: Claim) -> dict[str, Any]:
-    """Return the value that the inbox stores as the response, if the inbox has lost the launch."""
+    """Return the value that is stored in place of the service's response, if the inbox has lost the record of the
+    launch.
+    """
     return {"lost": True}

@@ -57,7 +57,7 @@ _OUTAGE_SECONDS = 180.0
 
 
 def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow]:
-    """Use the shared client of this project and region on the running event loop.
+    """Return a context manager for the Dataflow client that all callers on the running event loop share.
 
     :raises ConfigurationError: if the extra ``dataflow`` or the Google credentials are missing, or ``gcp_conn_id`` is
         set and the google provider is missing.
@@ -189,7 +189,9 @@ class Dataflow:
         return self._poller.watch(job_id, interval, messages)
 
     async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Retry a call while Dataflow is unavailable. The retries have no time limit, so callers must set a timeout."""
+        """Retry a call while Dataflow is unavailable. The number of retries has no limit, so callers must set a
+        timeout.
+        """
         backoff = Backoff(first_pause=self._first_pause, longest_pause=_LONGEST_PAUSE)
         while True:
             try:

@@ -39,7 +39,9 @@ class _NoProvider(ConfigurationError):
 
 
 class LoadedCredentials(NamedTuple):
-    """Google credentials, their project (None if they name no project), and their universe domain."""
+    """Google credentials, with the project and the universe domain that they name. The project is None if they name
+    none.
+    """
 
     credentials: Credentials
     project_id: str | None
@@ -47,7 +49,8 @@ class LoadedCredentials(NamedTuple):
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
-    """Return the Google credentials and their project. The function also fetches a first token with the credentials.
+    """Return the Google credentials and their project. The function also requests a first access token with the
+    credentials.
 
     Without this first token, revoked credentials and a network failure would cause the same error in an API call over
     gRPC.

@@ -93,7 +93,7 @@ class JobWatch:
         self._arrived.set()
 
     def report(self, error: DataflowRefused | DataflowUnavailable, now: float) -> None:
-        """Add an error that occurred when the job was read. The watch continues.
+        """Add an error that occurred when the job was read. The job is watched further.
 
         :param now: the time by a monotonic clock, in seconds.
         """
@@ -105,7 +105,7 @@ class JobWatch:
         self._arrived.set()
 
     def read_succeeded(self) -> None:
-        """Forget the errors of earlier reads."""
+        """Record that the job was read successfully, and forget the errors of earlier reads."""
         if self._failing is not None:
             self._failing = None
             if self._new is not None:

@@ -46,7 +46,7 @@ class DataflowTarget:
     """A project and region of Dataflow jobs, and the credentials. All waiting tasks with the same project, region and
     credentials share one client.
 
-    :param project_id: if it is empty, the project of the credentials is used.
+    :param project_id: the id of the Google Cloud project; if it is empty, the project of the credentials is used.
     :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If ``gcp_conn_id`` is None, the
         connection ``google_cloud_default`` or the application default credentials are used.
     :param impersonation_chain: the Google service accounts to impersonate, one after the other. The last account makes
@@ -223,7 +223,7 @@ class MessagesWanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadProblem:
-    """The error that now prevents reading the state of a watched job.
+    """The error because of which the state of a watched job cannot be read now.
 
     :param seconds: for how many seconds each read of the job has failed with the same gRPC status.
     :param reads: how many reads have failed with this status.
