@@ -33,7 +33,7 @@ class FileCheck(ReadyCheck):
     async def failure_reason(self) -> str | None:
         """Call stat() for the file in a thread, because stat() may hang on a network file system.
 
-        Return the reason if the result is ``Result.FAIL``; None if the result is ``Result.PASS``.
+        Return the reason if the check fails; None if the check passes.
         """
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime

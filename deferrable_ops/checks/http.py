@@ -59,9 +59,7 @@ class HttpCheck(ReadyCheck):
         self.expected_status = _statuses(self.expected_status)
 
     async def failure_reason(self) -> str | None:
-        """Send the request once. Return the reason if the result is ``Result.FAIL``; None if the result is
-        ``Result.PASS``.
-        """
+        """Send the request once. Return the reason if the check fails; None if the check passes."""
         place = _without_secrets(self.url)
         try:
             async with asyncio.timeout(self.timeout):

@@ -71,8 +71,7 @@ def restart_program(options: argparse.Namespace) -> int:
 
 
 def list_requests(_options: argparse.Namespace) -> int:
-    """Print the requests of the last 14 days to stop a supervisord or to restart a program, the newest request first.
-    """
+    """Print the requests of the last 14 days to stop a supervisord or restart a program, the newest first."""
     found: list[Request] = with_inbox(lambda inbox: inbox.requests.all())
     rows = [
         (

@@ -53,6 +53,5 @@ def bearer_token(scope: Scope) -> str:
 
 
 def unauthorized(error: str) -> RequestRejected:
-    """Return the exception that rejects a request with status 401. The string `error` is the message in the response.
-    """
+    """Return the exception that rejects a request with status 401, with `error` as the response's message."""
     return RequestRejected(401, error, _CHALLENGE)

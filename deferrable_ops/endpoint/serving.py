@@ -71,8 +71,7 @@ def serve_until_interrupted(
 
 
 def create_standalone_app() -> ASGIApp:
-    """Create the endpoint's app for a process that serves only the endpoint. Each uvicorn worker calls this function.
-    """
+    """Create the app of a process that serves only the endpoint. Each uvicorn worker calls this function."""
     return _create(json_log=False)
 
 

@@ -202,8 +202,7 @@ class Hosts:
 
 
 def executor_problem(executor: str) -> str | None:
-    """Return why this ``[core] executor`` does not allow a SQLite file as the inbox; None if a SQLite file is allowed.
-    """
+    """Return why the inbox must not be a SQLite file with this ``[core] executor``; None if it may be a SQLite file."""
     remote = _REMOTE_EXECUTOR.search(executor)
     if remote is None:
         return None

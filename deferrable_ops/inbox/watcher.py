@@ -161,8 +161,7 @@ class Watcher:
 
     @property
     def sweep_interval(self) -> float:
-        """Seconds between two queries for changed waits. These queries find the changes that no signal has announced.
-        """
+        """Seconds between two queries for changed waits, which find the changes that no signal has announced."""
         return self._signal.sweep_interval
 
     async def close(self) -> None:

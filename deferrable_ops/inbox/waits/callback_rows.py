@@ -118,8 +118,7 @@ async def add_and_settle(
 
 
 async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
-    """Record that a heartbeat arrived for each of the given waits. The heartbeat timeouts of these waits start again.
-    """
+    """Record that a heartbeat arrived for each of the given waits, and restart the waits' heartbeat timeouts."""
     if wait_ids:
         await transaction.connection.execute(
             update(waits)

@@ -23,8 +23,8 @@ class FakeDataflow:
     """A fake Dataflow. A job without a script goes through the states queued, running and done without delays.
 
     :ivar trouble: injects errors, lost replies and delays, and counts the calls.
-    :ivar second_launch: the response to a launch with the name of an active job: ALREADY_EXISTS with ``refuse``, or the
-        active job with ``return``.
+    :ivar second_launch: the response to a launch whose job name is the name of an active job. With ``refuse``, the
+        response is the error ALREADY_EXISTS; with ``return``, it is the active job.
     :ivar list_lag: for how many seconds a new job is missing from lists of jobs.
     :ivar get_lag: for how many seconds ``GetJob`` does not find a new job.
     :ivar label_lag: for how many seconds a new job is returned without labels.
@@ -125,7 +125,9 @@ class FakeDataflow:
     def create(
         self, name: str, project_id: str, region: str, labels: dict[str, str], request: dict[str, Any]
     ) -> FakeJob:
-        """Create a job as a launch does. The job goes through the steps of the script for its name."""
+        """Create a job as a launch request does. The job goes through the steps of the script that matches the job's
+        name.
+        """
         script = self._scripts[max((p for p in self._scripts if name.startswith(p)), key=len)]
         job = FakeJob(
             id=f"{datetime.now(UTC):%Y-%m-%d_%H_%M_%S}-{len(self._jobs) + 1:019d}",

@@ -60,7 +60,7 @@ class Trouble:
 
         :param method: the name of a method of Dataflow's API, such as ``GetJob``.
         :param code: the gRPC status that the client receives.
-        :param times: how many calls fail. If `times` is None, all calls fail until :meth:`mend` is called.
+        :param times: the number of calls that fail. If `times` is None, all calls fail until :meth:`mend` is called.
         :param parameters: a dict with the name of each invalid template parameter, and why the parameter is invalid.
         :param skip: how many calls succeed before the first failure. Each page of a list is one call, so with
             ``skip=1`` the second page fails.

@@ -158,7 +158,7 @@ class DataflowTrigger(TaskTrigger):
             raise DataflowUnavailable(str(error)) from error
 
     def _is_repeated(self, error: DataflowRefused | MissingCredentials) -> bool:
-        """Count a refusal. Return whether Google has refused requests for so long that the task fails."""
+        """Count an error. Return whether the same error has lasted for so long that the task fails."""
         code = error.code if isinstance(error, DataflowRefused) else None
         now = time.monotonic()
         _, since, count = self._refusal if self._refusal and self._refusal[0] == code else (code, now, 0)

@@ -67,8 +67,8 @@ def valid_prefix(prefix: str, length: int = _NAME_LENGTH - _HASH_LENGTH - 1) -> 
 
 
 def name_prefix(given: str | None, body: Any, task_id: str) -> Any:
-    """Return the prefix of the job's name: `given`. If `given` is None, return the job name in the body, or else the
-    task's id.
+    """Return the prefix of the job's name, which is `given`. Without `given`, the prefix is the job name in the body.
+    If the body has no job name, the prefix is the task's id.
     """
     return given or field_of(launch_parameters(body), "jobName") or task_id
 

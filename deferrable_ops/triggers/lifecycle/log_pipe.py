@@ -136,8 +136,7 @@ class LogPipe:
             return self._taken + _queued(self._source, termios.FIONREAD)
 
     def unread(self) -> int:
-        """Return approximately how many of the bytes that this process has written the parent process has not read yet.
-        """
+        """Return approximately how many written bytes the parent process has not read yet."""
         with self._taking:
             in_memory = len(self._rest) + self._buffered + len(self._unsent)
             return (

@@ -20,8 +20,7 @@ _TEAM: Final = "stored_by_team"
 
 
 class OtherTeam(DeferrableOpsError):
-    """Raised if a process of another team of this Airflow has stored the trigger, so that this process cannot use it.
-    """
+    """Raised if a process of another team has stored the trigger. Only triggerers of that team can use the trigger."""
 
 
 class CancellableTrigger(Protocol):

@@ -73,7 +73,7 @@ class Sweeper:
     async def sweep(self) -> None:
         """Settle the waits of ended tasks, and cancel the external work whose cancellation is due.
 
-        If another API server has made a sweep less than one interval ago, only cancel the work. If the inbox belongs to
+        If an API server has made a sweep less than one interval ago, only cancel the work. If the inbox belongs to
         another deployment of Airflow, do nothing.
         """
         await self._inbox.owner.adopt_if_unowned()

@@ -196,7 +196,8 @@ class WebhookTrigger(TaskTrigger):
                 )
 
     async def expired(self) -> Outcome:
-        """Return the outcome after the deadline: a failure. Its reason tells the user if the inbox had lost the launch.
+        """Return a failure, because the deadline has passed. If the inbox had lost the launch, the failure's reason
+        says so.
         """
         outcome = await super().expired()
         if not (self.current.launch_answer or {}).get("lost") or not isinstance(outcome, Failure):

@@ -173,7 +173,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _translated_errors(path: Path) -> Iterator[None]:
-    """In the ``with`` block, convert each OSError about this path into MachineUnavailable or MachineRefused."""
+    """In the ``with`` block, convert each OSError that concerns this path into MachineUnavailable or MachineRefused."""
     if not path.is_absolute():
         raise InputError(f"the path must be absolute, not {str(path)!r}")
     try:

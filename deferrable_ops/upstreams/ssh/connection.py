@@ -56,7 +56,7 @@ _ALGORITHMS: Final = ("ciphers", "kex", "keys", "macs", "pubkeys")
 
 
 class SshAirflowConnection(Protocol):
-    """The attributes that this module reads from an Airflow connection."""
+    """The attributes of an Airflow connection that this module reads."""
 
     conn_id: str
     host: str | None
@@ -108,7 +108,7 @@ class SshSettings:
 
     @property
     def name(self) -> str:
-        """The name by which messages call the machine, such as ``airflow@web-3:22``."""
+        """The machine's name in log lines and errors, such as ``airflow@web-3:22``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.username}@{host}:{self.port}"
 
@@ -134,7 +134,7 @@ def ssh_settings(
     :param remote_host: a host name or address that replaces the host of the Airflow connection. If None, the
         connection's host is used.
     :param connect_timeout: timeout in seconds for opening the SSH connection, which replaces the ``conn_timeout`` of
-        the Airflow connection; None keeps ``conn_timeout``.
+        the Airflow connection. If None, ``conn_timeout`` is used.
     :raises ConfigurationError: if a setting is missing or malformed, or if the connection has an unknown setting that
         may affect security.
     """
