@@ -130,7 +130,8 @@ async def find_over(runs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _under_way(runs: Sequence[tuple[str, str]]) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return the DAGs that have a queued or running DAG run, and the given DAG runs of which Airflow still runs tasks.
+    """Return two sets: the ids of the DAGs that have a queued or running DAG run, and those of the given DAG runs in
+    which Airflow still runs a task.
 
     Teardown tasks may run after a user has ended their DAG run.
     """

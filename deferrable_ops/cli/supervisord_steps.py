@@ -21,7 +21,7 @@ _COLUMNS: Final = ("PROCESS", "STATE", "PID", "EXIT CODE", "ERROR")
 
 
 def configure_supervisor(options: argparse.Namespace) -> int:
-    """Create the directories, and write supervisord's configuration file."""
+    """Create supervisord's directories, and write supervisord's configuration file."""
     cfg = _read(options)
     print(f"{'Wrote' if cfg.write() else 'Nothing to change:'} {cfg.config_path}")
     return 0

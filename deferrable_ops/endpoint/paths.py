@@ -1,4 +1,4 @@
-"""Finds the route of a request's path, and masks tokens for access logs."""
+"""Finds the route that handles the path of a request, and masks callback tokens in paths for access logs."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class LazyInbox:
         return self.opened or await self._open()
 
     async def close(self) -> None:
-        """Release the inbox."""
+        """Release the inbox, if it is open."""
         self.opened = None
         await self._open.cancel()
         await self._exit.aclose()
@@ -129,7 +129,7 @@ class RetryAfter:
 class CachedSettings:
     """The settings that the endpoint needs to handle requests.
 
-    The settings are read once, because reading Airflow's configuration for each request would be too slow.
+    Each setting is read only once, because reading Airflow's configuration for each request would be too slow.
     """
 
     @cached_property

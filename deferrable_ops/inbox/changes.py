@@ -6,8 +6,8 @@ Each transaction writes its version to the rows of the waits that it changes. A 
 returns the waits with a higher version. On SQLite, the version is a counter, which increases in commit order because
 write transactions run one at a time. On Postgres, the version is the transaction id, and transactions may commit in
 another order than they begin. To miss no transaction, the cursor on Postgres is just below the id of the oldest
-transaction that was open at the last query. Every transaction that commits later has an id above the cursor. The query
-can return a wait twice, but never misses a wait.
+transaction that was open at the last query. Every transaction that commits later has an id above the cursor. So the
+query may return a wait twice, but it never misses a changed wait.
 
 After a restart or a failover, a Postgres server may have lost transactions, and may assign the ids of the lost
 transactions again. Because the ids can repeat, a cursor is valid only until the server restarts.
@@ -163,7 +163,7 @@ class NoSignal:
     sweep_interval = 1.0
 
     async def run(self) -> None:
-        """Do nothing, until cancelled."""
+        """Do nothing until this coroutine is cancelled."""
         await asyncio.Event().wait()
 
 
@@ -182,9 +182,9 @@ def create_signal(database: Database, on_change: ChangeListener, on_events: Chan
 
 
 async def keep_running(signal: Signal) -> None:
-    """Run a signal until cancelled, and restart the signal after an error.
+    """Run a signal until this coroutine is cancelled. After an error, restart the signal.
 
-    Queries at regular intervals (sweeps) find the changes that the signal missed.
+    Queries at regular intervals (sweeps) find the changes that the signal did not announce.
     """
     while True:
         try:

@@ -110,7 +110,7 @@ class Hosts:
         self.problem = executor_problem(settings.executor()) if self._is_file else None
 
     async def announce(self, component: Component) -> None:
-        """Record once a minute that a component runs on this host. Runs until cancelled.
+        """Record once a minute that a component runs on this host. This method runs until it is cancelled.
 
         If the inbox is a SQLite file although Airflow runs on several hosts, log an error.
         """
@@ -154,8 +154,8 @@ class Hosts:
         )
 
     async def current_problem(self) -> str | None:
-        """Return the reason why this inbox must not be a SQLite file; None if a SQLite file is allowed. Several hosts
-        that use the inbox now are such a reason.
+        """Return the reason why this inbox must not be a SQLite file; None if a SQLite file is allowed. One such reason
+        is that several hosts use the inbox now.
         """
         if self._is_file and self.problem is None:
             return self._several_hosts(await self.all(), time.time() - self._gap)

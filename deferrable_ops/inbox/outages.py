@@ -1,4 +1,4 @@
-"""Stores the outages that this host sees in the inbox: one row for each external system that does not answer this host.
+"""Stores the outages that this host sees: the inbox has one row for each host and each system that does not answer it.
 
 The command ``deferrable-ops waits`` shows the outages.
 """
@@ -61,7 +61,7 @@ class OutageRows:
         self._stored: dict[str, tuple[float, float]] = {}
 
     async def run(self) -> None:
-        """Call :meth:`store` every 10 s. Runs until cancelled."""
+        """Call :meth:`store` every 10 s. This method runs until it is cancelled."""
         while True:
             try:
                 await self.store()

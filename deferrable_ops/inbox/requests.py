@@ -1,4 +1,5 @@
-"""Requests: actions that a triggerer must carry out, because only triggerers reach the machines of supervisords.
+"""Requests: actions for a triggerer, such as stopping a supervisord. Only triggerers reach the machines of
+supervisords.
 
 The API server or a user makes a request. A triggerer that reaches the machine claims the request, carries it out and
 records the answer. If a triggerer dies, another one takes over its request when the lease has passed.
@@ -48,7 +49,7 @@ class RequestState(StrEnum):
 
 
 class RequestLost(DeferrableOpsError):
-    """Another process carries out the request now, or the request is already done."""
+    """Raised if another process carries out the request now, or if the request is already done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def arguments_for(daemon: DaemonLocation) -> dict[str, Any]:
 
 
 class Requests:
-    """Makes requests, and lets only one process at a time carry out a request.
+    """Writes requests to the inbox, and lets only one process at a time carry out a request.
 
     :param lease: a process that carries out a request claims the request. The claim ends this many seconds after its
         last renewal.
@@ -204,7 +205,7 @@ class ClaimedRequest:
     async def check(self) -> None:
         """Renew the claim. Await this method immediately before each change that the request causes.
 
-        :raises RequestLost: if another process carries out the request, or if the request is done.
+        :raises RequestLost: if another process carries out the request now, or if the request is already done.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -215,7 +216,7 @@ class ClaimedRequest:
             raise RequestLost(f"another process carries out the request {self.request.id}, or it is done")
 
     async def keep_renewing(self) -> None:
-        """Renew the claim until cancelled."""
+        """Renew the claim on the request again and again, until this coroutine is cancelled."""
         while True:
             await asyncio.sleep(self._lease / 3)
             with suppress(DeferrableOpsError):

@@ -71,7 +71,7 @@ class Subscription:
             one = one._next
 
     async def next(self) -> Wait:
-        """Wait for the next change of the wait, and return the wait's current row."""
+        """Return the wait's row as soon as the row has changed since the last call of this method or :meth:`take`."""
         while (wait := self.take()) is None:
             await self.next_change()
         return wait
@@ -147,7 +147,7 @@ class Watcher:
         database.on_commit = self._on_change
 
     def subscribe(self, wait_id: str) -> Subscription:
-        """Return a subscription to a wait.
+        """Return a subscription to the changes of a wait.
 
         Enter the subscription's ``with`` block before you read the wait, so that no change is missed.
         """
@@ -165,7 +165,7 @@ class Watcher:
         return self._signal.sweep_interval
 
     async def close(self) -> None:
-        """Stop the watcher."""
+        """Stop the background tasks of the watcher."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

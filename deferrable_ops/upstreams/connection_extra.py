@@ -25,7 +25,7 @@ _LIMIT: Final = "does not give triggerers the connections of a team that are sto
 
 
 class UnknownConnection(ConfigurationError):
-    """Airflow has no connection with this id."""
+    """Raised if Airflow has no connection with the given id."""
 
 
 async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ _REQUEST_TIMEOUT, _CONNECT_TIMEOUT = 60.0, 20.0
 
 
 class RequestFailed(DeferrableOpsError, ConnectionError):
-    """The HTTP server could not be reached, or the connection to it was lost.
+    """Raised if the HTTP server could not be reached, or if the connection to the server was lost.
 
     :param error: the exception that the HTTP client raised. The text of the HTTP client's exception may contain the
         URL, and the URL may contain a secret.
@@ -38,7 +38,7 @@ class RequestFailed(DeferrableOpsError, ConnectionError):
 
 
 class InvalidUrl(RequestFailed, InputError):
-    """No request can be sent to this URL, because the URL is invalid."""
+    """Raised if no request can be sent to a URL, because the URL is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ async def send(
     :param before_send: a function that is awaited when the connection is open, before any data is sent. If this
         function raises an error, the request is not sent.
     :raises InvalidUrl: if the URL is invalid.
-    :raises RequestFailed: if the server could not be reached, or the connection to it was lost.
+    :raises RequestFailed: if the server could not be reached, or the connection to the server was lost.
     :raises TimeoutError: if the complete response did not arrive within 60 s.
     """
     async with shared_session() as session:

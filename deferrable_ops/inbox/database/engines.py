@@ -111,8 +111,8 @@ def _create_private_file(path: Path) -> None:
 def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> AsyncEngine:
     """Return an engine for a Postgres server.
 
-    :param current: a function that returns the current database URL. Each new connection uses the user and password of
-        this URL.
+    :param current: a function that returns the current database URL. Each new connection uses the user and the password
+        of the returned URL.
     :param pooled: whether the connections may go through a pooler in transaction mode, such as PgBouncer.
     :raises DeploymentError: if asyncpg is not installed, or if the URL has a parameter that asyncpg does not support.
     """

@@ -1,4 +1,4 @@
-"""Creates and upgrades the inbox's tables under a lock, because several processes may start at the same time."""
+"""Creates and upgrades the inbox's tables. A lock ensures that only one process at a time changes the tables."""
 
 from __future__ import annotations
 

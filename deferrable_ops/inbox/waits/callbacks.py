@@ -95,7 +95,7 @@ class Callbacks:
 
 @dataclass(slots=True)
 class _BatchWait:
-    """A wait, with the changes that the callbacks of one batch make to this wait.
+    """A wait, together with the changes that the callbacks of one batch make to the wait.
 
     :param has_callbacks: whether callbacks of earlier batches are recorded for the wait.
     """
@@ -114,7 +114,9 @@ class _BatchWait:
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch of callbacks, their waits, the earlier callbacks of these waits, and the rows to write."""
+    """A batch of callbacks, with the waits of these callbacks, the earlier callbacks of the waits, and the rows to
+    write.
+    """
 
     transaction: Transaction
     received_at: str
@@ -168,7 +170,8 @@ class _Batch:
         self.transaction.changed.update([wait.id for wait in settled], progress)
 
     def _repeat_receipt(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
-        """Return the receipt of an earlier callback that has the same Idempotency-Key or the same content, or None.
+        """Return the receipt of an earlier callback with the same Idempotency-Key or the same content; None if there is
+        none.
 
         If the Idempotency-Key is the same but the content differs, return a receipt with status 422.
         """

@@ -106,7 +106,7 @@ class Cancellations:
         await self._database.write(write)
 
     async def mark_stopped(self, cancellation: Cancellation) -> None:
-        """Record that the external work of the wait was stopped."""
+        """Record in the inbox that a process has stopped the external work of the wait."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(

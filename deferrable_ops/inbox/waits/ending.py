@@ -113,7 +113,8 @@ def cancellation_values(transaction: Transaction) -> dict[str, Any]:
 
 
 async def mark_seen(database: Database, wait_ids: Collection[str]) -> None:
-    """Record that a triggerer runs the triggers of these waits, and move their deadlines; see :meth:`Waits.mark_seen`.
+    """Record that a triggerer runs the triggers of these waits, and move the waits' deadlines; see
+    :meth:`Waits.mark_seen`.
 
     Waits whose deadline does not pause are ignored.
     """

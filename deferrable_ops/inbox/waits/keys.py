@@ -151,7 +151,7 @@ class Keys:
 
 
 def check_form(token: str) -> None:
-    """Check the form of a token, but not its signature.
+    """Check that a string has the form of a callback token. The signature of the token is not checked.
 
     :raises TokenRefused: if the token is malformed.
     """

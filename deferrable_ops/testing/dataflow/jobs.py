@@ -1,4 +1,4 @@
-"""The jobs of the fake Dataflow, and the steps that they go through."""
+"""The jobs of the fake Dataflow server, and the steps through which these jobs go."""
 
 from __future__ import annotations
 

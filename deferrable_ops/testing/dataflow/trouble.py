@@ -35,7 +35,7 @@ class _Error:
 
 
 class Trouble:
-    """The errors, lost replies and delays of each method of Dataflow's API.
+    """The errors, lost replies and delays that a test has set for each method of Dataflow's API.
 
     This class also counts the calls of each method.
     """
@@ -70,7 +70,7 @@ class Trouble:
         )
 
     def lose_replies(self, method: str, times: int | None = 1, code: str = "") -> None:
-        """Execute the next calls of a method, but do not send the replies.
+        """Execute the next calls of a method, but do not send the replies of these calls to the client.
 
         :param code: the gRPC status that the client receives; an empty string sends no reply at all.
         """
@@ -98,7 +98,7 @@ class Trouble:
                 methods.pop(name, None)
 
     async def arrive(self, method: str, context: Any) -> None:
-        """Count a call, and apply the errors and delays that happen before the call is executed."""
+        """Count a call of a method, and apply the errors and delays that a test has set for before the call."""
         self.calls[method] += 1
         if error := _next(self._errors[method]):
             await _abort(context, error)
@@ -108,7 +108,7 @@ class Trouble:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
 
     async def leave(self, method: str, context: Any) -> None:
-        """Apply the lost replies and delays that happen after a call was executed."""
+        """Apply the lost replies and delays that a test has set for the time after the execution of a call."""
         if lost := _next(self._lost[method]):
             if not lost.code:
                 # Wait until the client cancels the call.

@@ -38,18 +38,18 @@ _LABELLED_LATE = NOT_STARTED | {FAILED}
 
 @dataclass(frozen=True, slots=True)
 class LaunchTimings:
-    """The pauses between retries of a launch, and between requests that look for a job.
+    """The pauses between retries of a launch request, and between the API requests that look for a job.
 
     :param first_pause: seconds before the first retry of a launch; the pause doubles with each further retry.
     :param longest_pause: the longest pause between two retries of a launch, in seconds.
     :param labels_within: for how many seconds the library waits for the labels of a new job. The API may first return
         the job without labels.
     :param labels_every: seconds between two requests for a job's labels.
-    :param searches: how many times the library looks for a job whose launch got no response. Dataflow may create such
-        a job some seconds after the launch.
+    :param searches: the maximum number of times that the library looks for a job whose launch got no response. Dataflow
+        may create such a job some seconds after the launch.
     :param search_every: seconds between two searches for a job whose launch got no response.
-    :param gone_after: if Dataflow has not found a job for this many seconds, the job no longer exists. Dataflow may not
-        find a new job at first.
+    :param gone_after: the library assumes that a job with a known id no longer exists if Dataflow has not found the job
+        for this many seconds. Dataflow may not find a new job at first.
     :param gone_every: seconds between two reads of a job that Dataflow does not find.
     :param errors_within: for how many seconds a launch is retried after an internal error of Dataflow, if
         `launch_timeout` is not set.
@@ -74,11 +74,11 @@ _CLOCK_DIFFERENCE: Final = 3_600.0
 
 
 class ForeignJob(DataflowError):
-    """The job name of this task is already in use by a job that this task attempt did not launch."""
+    """Raised if a job that this task attempt did not launch already has the job name of this task."""
 
 
 class NotAccepted(DataflowError):
-    """Dataflow did not accept the launch of a job within `launch_timeout`."""
+    """Raised if Dataflow did not accept the launch of a job within `launch_timeout`."""
 
 
 class Launch:
@@ -202,7 +202,8 @@ class Launch:
         return self._update
 
     async def _require_own(self, job: Job, known: Collection[str]) -> Job:
-        """Return the job that Dataflow returned for the launch, if this attempt has launched the job.
+        """Return the job that Dataflow returned for the launch request. Before that, check that this attempt has
+        launched the job.
 
         Dataflow may return an active job with the same name instead of an error.
 
@@ -241,8 +242,8 @@ async def find_jobs(
 
     The jobs may be finished. If no job belongs to the wait, return None and all jobs with the name.
 
-    The API may return a job without its labels if the job does not run yet or has failed. If `since` is None, such a
-    job belongs to the wait, because its name contains a hash of the wait's id.
+    The API may return a job without its labels if the job does not run yet or has failed. If `since` is None, a job
+    without labels is treated as a job of the wait, because the job's name contains a hash of the wait's id.
 
     :param since: the earliest time at which the job of the wait was created, in seconds since the epoch; None if only
         one attempt uses the name.

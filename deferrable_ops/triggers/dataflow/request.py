@@ -37,7 +37,7 @@ def job_name(prefix: str, wait_id: str) -> str:
 
 
 def fixed_name(name: str) -> str:
-    """Return the valid form of a job name, if the jobs of all attempts of a task have the same name.
+    """Return the valid form of a job name. The jobs of all attempts of the task have this name.
 
     :raises InputError: if the name is too long, or contains characters that a job's name must not contain.
     """

@@ -90,7 +90,7 @@ def interpret_state(
 
 
 def awaits_drained(expected: str | None, expected_states: Collection[str] | None) -> bool:
-    """Return whether a task waits until its job is drained. Only a streaming job can be drained."""
+    """Return whether a task waits for the state "drained" of its job. Only a streaming job can be drained."""
     if expected_states is None:
         return expected == "drained"
     numbers = set(map(state_number, expected_states))

@@ -65,8 +65,8 @@ def start_with_triggerer() -> None:
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in the background. The coroutine continues if the trigger that started it ends. Its errors are
-    logged.
+    """Run a coroutine in the background. The coroutine continues if the trigger that started it ends. Errors of the
+    coroutine are logged.
     """
     task = asyncio.get_running_loop().create_task(_logged(work), name="deferrable-ops detached")
     _detached.add(task)

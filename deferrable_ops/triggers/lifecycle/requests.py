@@ -46,7 +46,7 @@ class RequestRunner:
 
     async def run(self) -> None:
         """Look for requests in the inbox once per interval, and carry out the requests that this triggerer reaches.
-        Runs until cancelled.
+        This method runs until it is cancelled.
         """
         try:
             while True:

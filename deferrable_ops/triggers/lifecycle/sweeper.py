@@ -1,6 +1,6 @@
 """Settles the waits whose task ended while no triggerer ran, and requests to stop supervisords whose DAG run is over.
 
-This module runs only in the API servers of the Airflow deployment that owns the inbox.
+Only the API servers of the Airflow deployment that owns the inbox do this work.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _HIDDEN = "***"
 
 
 class LaunchFailed(LaunchRefused):
-    """The service rejected the HTTP request, or did not accept the request within the timeout."""
+    """Raised if the service rejected the HTTP request, or did not accept the request within the timeout."""
 
 
 class LaunchRequest:

@@ -131,7 +131,7 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def expected(self) -> dict[str, Any]:
-        """The expressions with which the HTTP endpoint evaluates a callback, by argument name."""
+        """The JMESPath expressions with which the endpoint evaluates a callback. The keys are names of arguments."""
         expressions = {name: getattr(self, name) for name in EXPRESSIONS}
         return {name: expression for name, expression in expressions.items() if expression is not None}
 
@@ -146,7 +146,7 @@ class WebhookTrigger(TaskTrigger):
         )
 
     def validate(self) -> None:
-        """Check the rendered arguments.
+        """Check the arguments of the trigger after their templates were rendered.
 
         :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
@@ -156,7 +156,9 @@ class WebhookTrigger(TaskTrigger):
             validate_expression(name, getattr(self, name))
 
     async def wait(self) -> Outcome:
-        """Launch the external work, unless it was launched before. Return the outcome that the callback reports."""
+        """Launch the external work, unless an earlier run of the trigger has launched the work. Then wait for the
+        callback, and return the outcome that the callback reports.
+        """
         endpoint = require_endpoint_url()
         if urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1"):
             self.log.warning(

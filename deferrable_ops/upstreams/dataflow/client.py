@@ -78,8 +78,8 @@ class Dataflow:
 
     While Dataflow is unavailable, read calls are retried without a limit.
 
-    :param first_pause: the longest pause before the first retry, in seconds. Each further failure doubles the pause, up
-        to 30 s.
+    :param first_pause: the upper limit of the random pause before the first retry, in seconds. Each further failure
+        doubles this limit, up to 30 s.
     """
 
     def __init__(self, api: Api, *, first_pause: float = _FIRST_PAUSE) -> None:

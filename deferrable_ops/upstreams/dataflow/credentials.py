@@ -35,7 +35,7 @@ _REFUSED_STATUSES: Final = (400, 401, 403)
 
 
 class _NoProvider(ConfigurationError):
-    """The google provider is not installed."""
+    """Raised if Airflow's google provider is not installed."""
 
 
 class LoadedCredentials(NamedTuple):

@@ -93,7 +93,7 @@ class JobWatch:
         self._arrived.set()
 
     def report(self, error: DataflowRefused | DataflowUnavailable, now: float) -> None:
-        """Add an error that occurred when the job was read. The job is watched further.
+        """Add an error that occurred when the job was read. The watch of the job continues after the error.
 
         :param now: the time by a monotonic clock, in seconds.
         """

@@ -215,8 +215,8 @@ class Poller:
             raise
 
     async def _read_job(self, job_id: str) -> None:
-        """Read a watched job, and deliver its state. If Dataflow refuses to return the job, the error is added to the
-        job's watches, and the job is watched further.
+        """Read a watched job, and deliver its state. If Dataflow refuses to return the job, add the error to the job's
+        watches. The watches of the job continue after the error.
         """
         try:
             message = await self._api.get_job(job_id)

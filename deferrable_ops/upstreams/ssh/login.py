@@ -40,7 +40,7 @@ def import_asyncssh() -> None:
 
 
 class ConnectionDropped(MachineUnavailable):
-    """The SSH server closed the connection before the login was complete.
+    """Raised if the SSH server closed the connection before the login was complete.
 
     sshd closes connections in this way if too many clients connect at the same time.
     """
