@@ -1,7 +1,7 @@
 """The Airflow plugin.
 
-This module imports few other modules, because every Airflow component imports this module. Only the API server creates
-the endpoint.
+This module imports few other modules, because every component of Airflow imports the plugin. Only the API server
+creates the endpoint.
 """
 
 from __future__ import annotations

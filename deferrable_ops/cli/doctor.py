@@ -1,4 +1,4 @@
-"""``deferrable-ops doctor`` looks for problems that keep tasks waiting, and prints how to fix them."""
+"""``deferrable-ops doctor`` looks for problems that keep tasks waiting, and prints how a user fixes each problem."""
 
 from __future__ import annotations
 

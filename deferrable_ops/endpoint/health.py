@@ -23,8 +23,8 @@ _CACHE_SECONDS = 1.0
 class Readiness:
     """Checks whether the inbox can be read and written. Requests that arrive at the same time share one check.
 
-    :param cache_seconds: for how many seconds the result of a check is reused, so that frequent probes do not overload
-        the database.
+    :param cache_seconds: the result of a check is reused for this many seconds, so that frequent requests do not
+        overload the database.
     :param clock: a function that returns the time of a monotonic clock, in seconds.
     """
 

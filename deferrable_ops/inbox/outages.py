@@ -1,4 +1,5 @@
-"""Stores the outages that this host sees: the inbox has one row for each host and each system that does not answer it.
+"""Stores the outages that this host sees: the inbox has one row for each host and each system that the host cannot
+reach.
 
 The command ``deferrable-ops waits`` shows the outages.
 """

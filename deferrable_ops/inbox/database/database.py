@@ -82,7 +82,7 @@ class Transaction:
 
 
 class Database:
-    """Runs reads and writes, and retries them while the database does not answer.
+    """Runs reads and writes on the database, and retries a read or write while the database does not answer.
 
     The caller passes a read or a write as a function, so that the function can run again after a lost connection.
 

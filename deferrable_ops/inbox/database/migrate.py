@@ -38,7 +38,7 @@ class SchemaVersion:
 
     @property
     def is_outdated(self) -> bool:
-        """True if this release must upgrade the inbox's tables before it can use the tables."""
+        """True if this release cannot use the inbox's tables before it has upgraded the tables."""
         return self.number is None or self.number < HEAD
 
     @property

@@ -14,9 +14,9 @@ class SharedCall(Generic[T]):
     """Shares one run of a function between concurrent callers.
 
     The first caller starts the function. Callers that arrive while the function runs get the result or error of this
-    run. Because the callers share one run, all of them wait for the same timeout during an outage, and not for one
-    timeout after another. The function runs in an empty context, so that it does not write to the log of the task whose
-    trigger called the function first.
+    run. During an outage, all callers wait for the timeout of this one run, and not for one timeout after another. The
+    function runs in an empty context, so that it does not write to the log of the task whose trigger called the
+    function first.
     """
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:

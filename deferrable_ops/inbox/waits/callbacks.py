@@ -78,7 +78,7 @@ class Receipt:
 
 
 class Callbacks:
-    """Evaluates callbacks, records them in the inbox, and returns a receipt for each callback."""
+    """Evaluates and records callbacks, and returns a receipt (the response) for each callback."""
 
     def __init__(self, database: Database) -> None:
         self.record: GroupCommit[Callback, Receipt] = GroupCommit(

@@ -1,4 +1,4 @@
-"""Callback tokens, and the keys that sign them.
+"""Callback tokens, and the keys that sign the callback tokens.
 
 A token consists of the wait id, the key id and an HMAC-SHA256 in base64url, separated by dots. A token is computed when
 it is needed, and is never stored. A wait always has the same token. The signing keys are generated and stored in the

@@ -144,7 +144,8 @@ class DataflowTrigger(TaskTrigger):
         """Launch, watch or stop the Dataflow jobs, as the task requires. Return the outcome of the task."""
 
     async def wait(self) -> Outcome:
-        """Do the work of the task. Stop early if the task's wait ends before the work has ended.
+        """Call :meth:`work`, and return its outcome. Stop the call if the task's wait ends before :meth:`work` has
+        ended.
 
         :raises DataflowUnavailable: if Dataflow refused a request or the credentials, but may accept them later.
         """
@@ -460,8 +461,8 @@ class FollowingTrigger(DataflowTrigger):
             await self.inbox.waits.save_progress(self.current.id, progress)
 
     async def _publish_job_id(self, job_id: str) -> None:
-        """Set two XComs: the job's id, and the link to the job in the Google Cloud console. Do nothing if they are set
-        already.
+        """Set two XComs: the job's id, and the link to the job in the Google Cloud console. Do nothing if the XComs are
+        set already.
         """
         if job_id == self._job_id:
             return

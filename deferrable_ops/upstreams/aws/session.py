@@ -250,7 +250,7 @@ def _raise_no_token(settings: AwsSettings) -> NoReturn:
 
 
 def _suppress_debug_logs() -> None:
-    """Suppress the DEBUG messages that botocore logs in this thread, because they can contain credentials."""
+    """Suppress the DEBUG messages that botocore logs in this thread, because these messages can contain credentials."""
     _quiet_threads.add(threading.get_ident())
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("botocore", "aiobotocore"):

@@ -136,7 +136,7 @@ class Dataflow:
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)
 
     async def unfinished(self) -> list[Job]:
-        """Return all jobs that are not in a final state, whether they have started or not.
+        """Return all jobs that are not in a final state, including jobs that have not started.
 
         The returned jobs have no labels.
         """

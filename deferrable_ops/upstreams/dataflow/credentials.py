@@ -39,8 +39,8 @@ class _NoProvider(ConfigurationError):
 
 
 class LoadedCredentials(NamedTuple):
-    """Google credentials, with the project and the universe domain that they name. The project is None if they name
-    none.
+    """Google credentials, with their project and their universe domain. The project is None if the credentials name no
+    project.
     """
 
     credentials: Credentials

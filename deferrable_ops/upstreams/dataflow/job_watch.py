@@ -1,4 +1,4 @@
-"""Collects the changes of one Dataflow job until a trigger reads them."""
+"""Collects the changes of one Dataflow job until a trigger reads the changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _NO_MESSAGES = MessageList(())
 
 
 class JobWatch:
-    """The changes of one Dataflow job, for one reader. The poller adds the changes, and :meth:`next` returns them."""
+    """The changes of one Dataflow job, for one reader. The poller adds a change with :meth:`deliver`, and the reader
+    gets the change from :meth:`next`.
+    """
 
     __slots__ = (
         "_arrived",

@@ -135,8 +135,8 @@ class Job:
 class JobMessage:
     """A message of a Dataflow job.
 
-    :param time: the message's time as an RFC 3339 string. All strings have the same number of digits, so that they can
-        be sorted.
+    :param time: the message's time as an RFC 3339 string. All strings have the same number of digits, so that messages
+        can be sorted by time.
     :param importance: the message's importance, one of `IMPORTANCES`.
     """
 

@@ -1,4 +1,4 @@
-"""Reads and writes files of the local host. All functions block, so call them in a thread."""
+"""Reads and writes files of the local host. All functions of this module block, so call the functions in a thread."""
 
 from __future__ import annotations
 

@@ -149,7 +149,8 @@ class Machine(Protocol):
         ...
 
     async def make_directory(self, path: Path) -> None:
-        """Create a directory and its missing parents with mode 0700, so that only the library's account can use them.
+        """Create a directory and its missing parents with mode 0700, so that only the library's account can use these
+        directories.
 
         A directory that already exists is checked, but not changed.
 

@@ -148,7 +148,7 @@ class Command:
         return code
 
     def close(self) -> None:
-        """Close the SSH session. If the command has not ended, it may keep running."""
+        """Close the SSH session. A command that has not ended may keep running."""
         self._closed = True
         if self._channel is not None:
             self._channel.close()

@@ -68,7 +68,7 @@ class Sockets:
         return self._local_paths[path]
 
     async def close(self) -> None:
-        """Close the local sockets and all connections through them."""
+        """Close the local sockets and all connections that use the local sockets."""
         for server in self._servers.values():
             server.cancel()
             await asyncio.wait([server])
