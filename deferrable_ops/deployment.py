@@ -28,7 +28,7 @@ class Deployment:
     """The id of the deployment of Airflow to which this process belongs. The process may not know the id of its
     deployment yet.
 
-    :param known_id: the deployment's id; None if the process does not know the id yet.
+    :param known_id: the deployment's id, or None if the process does not know the id yet.
     """
 
     def __init__(self, known_id: str | None = None) -> None:
@@ -42,7 +42,7 @@ class Deployment:
 
     @property
     def id(self) -> str | None:
-        """The deployment's id; None while the process does not know the id."""
+        """The deployment's id, or None while the process does not know the id."""
         return self._known_id or settings.deployment()
 
     def learn(self, known_id: str) -> None:
@@ -86,7 +86,7 @@ class Deployment:
 
 
 def id_in(value: str | None) -> str | None:
-    """Return the deployment's id in the value of the Airflow Variable; None if the value contains no id."""
+    """Return the deployment's id in the value of the Airflow Variable, or None if the value contains no id."""
     try:
         found = json.loads(value or "{}")["id"]
     except (KeyError, TypeError, ValueError):

@@ -184,7 +184,7 @@ def _newest_attempts(attempts: Sequence[WaitingAttempt]) -> dict[str, tuple[int,
 
 
 def _read() -> Any:
-    """Return the Airflow Variable with the deployment's id; None if the Variable does not exist."""
+    """Return the Airflow Variable with the deployment's id, or None if the Variable does not exist."""
     from airflow.models.variable import Variable
     from airflow.utils.session import create_session
 

@@ -40,7 +40,7 @@ class ReadyCheck:
 
     @abstractmethod
     async def failure_reason(self) -> str | None:
-        """Run the check once. Return the reason if the check fails; None if the check passes."""
+        """Run the check once. Return the reason if the check fails, or None if the check passes."""
 
     async def __call__(self) -> CheckResult:
         """Run the check once, and log the reason if the result is ``Result.FAIL``.

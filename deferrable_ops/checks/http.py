@@ -59,7 +59,7 @@ class HttpCheck(ReadyCheck):
         self.expected_status = _statuses(self.expected_status)
 
     async def failure_reason(self) -> str | None:
-        """Send the request once. Return the reason if the check fails; None if the check passes."""
+        """Send the request once. Return the reason if the check fails, or None if the check passes."""
         place = _without_secrets(self.url)
         try:
             async with asyncio.timeout(self.timeout):

@@ -43,7 +43,7 @@ class TcpCheck(ReadyCheck):
     async def failure_reason(self) -> str | None:
         """Open a connection to the port, and close the connection.
 
-        Return the reason if the check fails; None if the check passes.
+        Return the reason if the check fails, or None if the check passes.
         """
         try:
             async with asyncio.timeout(self.timeout):

@@ -102,7 +102,7 @@ class Endpoint(FastAPI):
         return self.openapi_schema
 
     async def _respond(self, scope: Scope, receive: Receive, path: str) -> JsonResponse | None:
-        """Handle a request, and return the response; None if FastAPI must handle the request."""
+        """Handle a request, and return the response. If FastAPI must handle the request, return None."""
         try:
             response = await self._route(scope, receive, path)
             if response is not None and response.status < 300 and response is not HEALTHY:

@@ -139,7 +139,7 @@ class CachedSettings:
 
     @cached_property
     def auth_token(self) -> str | None:
-        """The static bearer token of the route that sets a task's state; None if no static token is configured."""
+        """The static bearer token of the route that sets a task's state, or None if no static token is configured."""
         return settings.auth_token()
 
 

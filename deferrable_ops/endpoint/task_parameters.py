@@ -26,9 +26,9 @@ _MAX_TEXT_LENGTH: Final = 1000
 class TaskParameters:
     """The parameters of a request: a task instance, and the state that the request sets.
 
-    :param execution_date: the logical date of the DAG run, as the request contains it; None if the request contains
-        only the run id.
-    :param logical_date: `execution_date` in seconds since the epoch; None if `execution_date` is None.
+    :param execution_date: the logical date of the DAG run, as a string from the request. `execution_date` is None if
+        the request contains only the run id.
+    :param logical_date: the same date in seconds since the epoch. `logical_date` is None if `execution_date` is None.
     """
 
     dag_id: str

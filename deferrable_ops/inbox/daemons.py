@@ -26,7 +26,7 @@ class DaemonLocation:
     """The host of a supervisord.
 
     :param name: the ``working_dir`` of the supervisord; for a supervisord over SSH, ``connection:working_dir``.
-    :param boot_id: the boot id of the host, which changes when the host restarts; "" if the host has no boot id.
+    :param boot_id: the boot id of the host, which changes when the host restarts, or "" if the host has no boot id.
     :param dag_id: the DAG id of the DAG run that last configured or started the supervisord.
     :param run_id: the run id of the DAG run that last configured or started the supervisord.
     :param since: the time when the supervisord was first recorded after the last boot of its host, in seconds since the

@@ -72,8 +72,8 @@ class Machine:
 class Host:
     """An API server, triggerer or endpoint on one host. Times are seconds since the epoch by the database's clock.
 
-    :param deployment: the id of the deployment of Airflow to which the component belongs; None if the component did not
-        know the id.
+    :param deployment: the id of the deployment of Airflow to which the component belongs, or None if the component did
+        not know the id.
     :param since: the time since which the component has updated its row in the inbox without a gap.
     """
 
@@ -91,7 +91,7 @@ class Hosts:
     :param this: the machine on which this process runs; by default, the result of :meth:`Machine.this`.
     :param announce_interval: seconds between two updates of the component's row in the inbox.
     :param gap: a component that did not update its row for this many seconds is considered to have been down.
-    :ivar problem: the reason why this inbox must not be a SQLite file; None if no such reason is known.
+    :ivar problem: the reason why this inbox must not be a SQLite file, or None if no such reason is known.
     """
 
     def __init__(
@@ -154,8 +154,8 @@ class Hosts:
         )
 
     async def current_problem(self) -> str | None:
-        """Return the reason why this inbox must not be a SQLite file; None if a SQLite file is allowed. One such reason
-        is that several hosts use the inbox now.
+        """Return the reason why this inbox must not be a SQLite file, or None if a SQLite file is allowed. One such
+        reason is that several hosts use the inbox now.
         """
         if self._is_file and self.problem is None:
             return self._several_hosts(await self.all(), time.time() - self._gap)
@@ -202,7 +202,7 @@ class Hosts:
 
 
 def executor_problem(executor: str) -> str | None:
-    """Return why the inbox must not be a SQLite file with this ``[core] executor``; None if it may be a SQLite file."""
+    """Return why this ``[core] executor`` forbids a SQLite file as the inbox, or None if a SQLite file is allowed."""
     remote = _REMOTE_EXECUTOR.search(executor)
     if remote is None:
         return None

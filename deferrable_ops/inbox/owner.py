@@ -66,7 +66,7 @@ class Owner:
         self._seen: tuple[OwnerRow | None, float] = (None, float("-inf"))
 
     async def current(self) -> OwnerRow | None:
-        """Return the owner; None if the inbox has no owner."""
+        """Return the owner, or None if the inbox has no owner."""
         return await self._database.read(_read)
 
     async def permits(self, connection: AsyncConnection, *, cancel: bool = False) -> bool:
@@ -89,8 +89,8 @@ class Owner:
             raise NotOwner(problem)
 
     async def problem(self, *, cancel: bool = False) -> str | None:
-        """Return why this process may not launch external work, and the fix; None if this process may launch external
-        work.
+        """Return the reason why this process may not launch external work, with the fix. Return None if this process
+        may launch external work.
 
         :param cancel: if True, return also why this process may not cancel external work.
         """
@@ -135,7 +135,7 @@ class Owner:
             log.info("The inbox had no owner, and now belongs to this Airflow (deployment %s)", mine)
 
     async def adopt(self, deployment: str) -> OwnerRow | None:
-        """Make a deployment the inbox's owner. Return the previous owner; None if the inbox had no owner before."""
+        """Make a deployment the inbox's owner. Return the previous owner, or None if the inbox had no owner before."""
 
         async def write(transaction: Transaction) -> OwnerRow | None:
             before = await _read(transaction.connection)

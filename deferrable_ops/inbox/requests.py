@@ -111,8 +111,8 @@ class Requests:
         """Write a request to the inbox, and return the request. If the same request is not done yet, return the
         existing one.
 
-        :param lasts: after this many seconds, the request is not tried again. None means that the request is retried
-            until its row is deleted.
+        :param lasts: after this many seconds, the request is not tried again. If `lasts` is None, the request is
+            retried until its row is deleted.
         """
 
         async def write(transaction: Transaction) -> Request:
@@ -136,7 +136,9 @@ class Requests:
         return await self._database.write(write)
 
     async def get(self, request_id: str) -> Request | None:
-        """Return the request with this id; None if it does not exist, or was deleted after its retention time."""
+        """Return the request with this id. Return None if the request does not exist or was deleted after its retention
+        time.
+        """
         return next(iter(await self._find(requests.c.id == request_id)), None)
 
     async def all(self) -> list[Request]:
@@ -148,8 +150,8 @@ class Requests:
         """Claim the oldest request that is due, and renew the claim during the ``with`` block.
 
         :param reaches: a function that returns whether this process can carry out a request.
-        :return: the claimed request; None if no request is due, or if this process does not belong to the inbox's
-            owner.
+        :return: the claimed request. The result is None if no request is due, or if this process does not belong to the
+            inbox's owner.
         """
         claimed = await self._claim(reaches)
         if claimed is None:

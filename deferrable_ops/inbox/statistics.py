@@ -23,8 +23,8 @@ class Statistics:
     """The numbers of rows in the inbox, and the size of the inbox.
 
     :param waits: a dict from each state to the number of waits in this state.
-    :param oldest_waiting: the time when the oldest wait that has not ended was registered, in seconds since the epoch;
-        None if every wait has ended.
+    :param oldest_waiting: the time when the oldest wait that has not ended was registered, in seconds since the epoch.
+        `oldest_waiting` is None if every wait has ended.
     :param cancellations_due: the number of waits whose external work is still to be cancelled.
     :param bytes: the size of the inbox's tables with their indexes, in bytes.
     """

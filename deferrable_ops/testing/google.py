@@ -125,7 +125,7 @@ class FakeGoogle:
         self._server.server_close()
 
     def respond(self, method: str, path: str) -> tuple[int, Mapping[str, str], str] | None:
-        """Return the status, the headers and the body of the response to a request; None closes the connection."""
+        """Return the status, the headers and the body of a response, or None to close the connection."""
         server = _server_of(path)
         with self._lock:
             self.calls[server] += 1

@@ -47,7 +47,7 @@ class HttpRequest:
 
     :param json: an object that is sent as JSON in the request's body. If ``json`` is None, the body is ``data``,
         unchanged.
-    :param auth: the user name and the password for basic authentication; None for a request without basic
+    :param auth: the user name and the password for basic authentication, or None for a request without basic
         authentication.
     :param secrets: strings that must not appear in messages or logs, in addition to the values in ``auth``.
     """
@@ -66,7 +66,7 @@ class HttpResponse:
     """An HTTP response.
 
     :param text: the body of the response, cut off after 64 KiB.
-    :param retry_after: the number of seconds in the header ``Retry-After``; None if the response has no such header.
+    :param retry_after: the number of seconds in the header ``Retry-After``, or None if the response has no such header.
     """
 
     status: int

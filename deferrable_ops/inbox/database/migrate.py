@@ -28,7 +28,7 @@ _upgrading = threading.Lock()
 class SchemaVersion:
     """The schema version of an inbox's tables.
 
-    :param number: the number of the newest migration that ran; None if the inbox has no tables.
+    :param number: the number of the newest migration that ran, or None if the inbox has no tables.
     :param oldest_reader: the number of a migration. Every release that contains this migration can use the tables. If
         `oldest_reader` is None, every release that contains the migration `number` can use the tables.
     """

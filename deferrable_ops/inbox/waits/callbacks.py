@@ -170,8 +170,8 @@ class _Batch:
         self.transaction.changed.update([wait.id for wait in settled], progress)
 
     def _repeat_receipt(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
-        """Return the receipt of an earlier callback with the same Idempotency-Key or the same content; None if there is
-        none.
+        """Return the receipt of an earlier callback with the same Idempotency-Key or content. Return None without such
+        a callback.
 
         If the Idempotency-Key is the same but the content differs, return a receipt with status 422.
         """

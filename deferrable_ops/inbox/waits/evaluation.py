@@ -14,8 +14,8 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 class Evaluation:
     """The effect of a callback on its wait.
 
-    :param outcome: the outcome with which the callback ends the wait; None if the wait continues.
-    :param progress: the new progress of a wait that continues; None if the progress is unchanged.
+    :param outcome: the outcome with which the callback ends the wait, or None if the wait continues.
+    :param progress: the new progress of a wait that continues, or None if the progress is unchanged.
     :param note: a hint for the sender of the callback; the endpoint adds this hint to the response.
     """
 

@@ -92,7 +92,8 @@ class Launches:
 
         If the inbox belongs to another deployment of Airflow, wait until the inbox belongs to this deployment.
 
-        :return: the launch claim; None if the external work was already launched, or if the wait is settled.
+        :return: the launch claim. The result is None if the external work was already launched, or if the wait is
+            settled.
         """
         claim = Claim(wait_id, self)
         while (result := await claim.acquire()) in (_ClaimResult.HELD_BY_ANOTHER, _ClaimResult.NOT_OWNER):

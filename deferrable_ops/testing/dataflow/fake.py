@@ -66,9 +66,12 @@ class FakeDataflow:
         :param steps: the steps that a job goes through. A job without steps stays queued until :meth:`move` is called.
         :param hides_type: if True, the API does not return the type of a queued job, as with a flex template.
         :param stop_seconds: how many seconds it takes to cancel or drain a job.
-        :param list_lag: for how many seconds a job is missing from lists of jobs; None selects :attr:`list_lag`.
-        :param get_lag: for how many seconds ``GetJob`` does not find a job; None selects :attr:`get_lag`.
-        :param label_lag: for how many seconds a job is returned without labels; None selects :attr:`label_lag`.
+        :param list_lag: for how many seconds a job is missing from lists of jobs; If None, the attribute
+            :attr:`list_lag` applies.
+        :param get_lag: for how many seconds ``GetJob`` does not find a job; If None, the attribute :attr:`get_lag`
+            applies.
+        :param label_lag: for how many seconds a job is returned without labels; If None, the attribute
+            :attr:`label_lag` applies.
         """
         made = [step if isinstance(step, Step) else Step(**step) for step in steps]
         self._scripts[prefix] = Script(

@@ -91,7 +91,8 @@ class Trouble:
     def mend(self, method: str = "") -> None:
         """Remove all errors, lost replies and delays.
 
-        :param method: the method whose errors, replies and delays are removed; "" means all methods.
+        :param method: the method whose errors, lost replies and delays are removed. If `method` is "", those of all
+            methods are removed.
         """
         for methods in (self._errors, self._lost, self._before, self._after):
             for name in [method] if method else METHODS:

@@ -234,12 +234,12 @@ class DataflowTrigger(TaskTrigger):
 class FollowingTrigger(DataflowTrigger):
     """Base class of the triggers that wait for one Dataflow job.
 
-    :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; None means
-        "running" for a streaming job, otherwise "done".
-    :param log_messages: the lowest importance of the job's messages that are written to the task's log; None means that
-        no messages are written.
-    :param expected_states: the API's names of the states in which the task succeeds; None means that `expected_state`
-        is used.
+    :param expected_state: the state of the job for which the task waits: "done", "running" or "drained". If
+        `expected_state` is None, the state is "running" for a streaming job, otherwise "done".
+    :param log_messages: the lowest importance of the job's messages that are written to the task's log; if
+        `log_messages` is None, no messages are written.
+    :param expected_states: the API's names of the states in which the task succeeds. If `expected_states` is None,
+        `expected_state` is used.
     :param result: the value of a successful task: "job" is the job, "id" is the job's id, and "metrics" is the job with
         its metrics. With "id", the XCom ``job`` contains the job.
     """
@@ -314,8 +314,8 @@ class FollowingTrigger(DataflowTrigger):
                         return ending
 
     def _evaluate_problem(self, job_id: str, problem: ReadProblem) -> Outcome | None:
-        """Return the task's outcome if the job no longer exists or was never readable; None if the task must wait
-        longer.
+        """Return the task's outcome if the job no longer exists or was never readable. Return None if the task must
+        wait longer.
         """
         error = problem.error
         if self.note_problem(problem):

@@ -87,8 +87,8 @@ class Launch:
     :param request: the whole launch request, with the job's name and a label that contains the id of the wait.
     :param name: the job's name.
     :param keeps_name_since: if other tasks and attempts use the same job name, the time at which this task began to
-        wait. None if only this attempt uses the job name.
-    :param update: the request that replaces a running job with the same name; None if no job may be replaced.
+        wait. `keeps_name_since` is None if only this attempt uses the job name.
+    :param update: the request that replaces a running job with the same name, or None if no job may be replaced.
     """
 
     def __init__(
@@ -121,8 +121,9 @@ class Launch:
 
         :param check: an async function that is awaited before each request is sent. It raises an error if this process
             must not launch the job any more; see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
-        :param timeout: for how many seconds a launch is retried. None means no limit, with one exception: after an
-            error that may be permanent, a launch is retried for ``errors_within`` seconds.
+        :param timeout: for how many seconds a launch is retried. If `timeout` is None, a launch is retried without a
+            limit. But after an error that may be permanent, a launch without a `timeout` is retried for only
+            ``errors_within`` seconds.
         :param sent: whether an earlier run of the trigger may have launched the job.
         :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.
         :raises ForeignJob: if a job with this name exists already, but was not launched by this task attempt.
@@ -245,8 +246,8 @@ async def find_jobs(
     The API may return a job without its labels if the job does not run yet or has failed. If `since` is None, a job
     without labels is treated as a job of the wait, because the job's name contains a hash of the wait's id.
 
-    :param since: the earliest time at which the job of the wait was created, in seconds since the epoch; None if only
-        one attempt uses the name.
+    :param since: the earliest time at which the job of the wait was created, in seconds since the epoch. `since` is
+        None if only one attempt uses the name.
     """
     jobs = await dataflow.find(name)
     for job in jobs:
@@ -267,7 +268,8 @@ async def find_launched(
     keeps_name: bool = False,
     timings: LaunchTimings = DEFAULT_TIMINGS,
 ) -> Job | None:
-    """Return the job that the task attempt with this wait has launched or may have launched; None if no job was found.
+    """Return the job that the task attempt with this wait has launched or may have launched. Return None if no job was
+    found.
 
     :param keeps_name: whether other attempts and tasks use the same job name.
     :raises DataflowUnavailable: if the job was launched, but Dataflow does not find the new job yet.
@@ -320,7 +322,7 @@ def _created_before(job: Job, time: float) -> bool:
 async def get_unless_gone(
     dataflow: Dataflow, job_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
 ) -> Job | None:
-    """Return a job; None if Dataflow has not found the job for ``timings.gone_after`` seconds.
+    """Return a job, or None if Dataflow has not found the job for ``timings.gone_after`` seconds.
 
     :raises DataflowRefused: if Dataflow refused to return the job for another reason.
     """

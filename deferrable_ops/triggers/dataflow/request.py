@@ -177,7 +177,7 @@ def launch_parameters(body: Any) -> Any:
 
 
 def field_of(mapping: Any, name: str) -> Any:
-    """Return a field of an API object; None if the field is missing.
+    """Return a field of an API object, or None if the field is missing.
 
     :param name: the field's name in camelCase. In `mapping`, the name may be in camelCase or in snake_case.
     """

@@ -167,7 +167,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
     def _how_to_stop(self, wait: Wait, job: Job | None) -> Literal["cancel", "drain", "leave"]:
         """Return how to stop the job after the task's wait is over: cancel it, drain it, or leave it running.
 
-        :param job: the job; None if the job is not known yet. An unknown job is treated as a batch job.
+        :param job: the job, or None if the job is not known yet. An unknown job is treated as a batch job.
         """
         how = self.when_killed
         if wait.state is WaitState.EXPIRED:
@@ -216,7 +216,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
         Return None if the task's wait is already over.
 
-        :param unread: the earlier attempt of the task whose job may still run; None if there is no such attempt.
+        :param unread: the earlier attempt of the task whose job may still run, or None if there is no such attempt.
         """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()

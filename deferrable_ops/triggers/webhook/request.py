@@ -104,7 +104,7 @@ def validate(arguments: Mapping[str, Any]) -> None:
 
 
 def validate_expression(name: str, expression: Any) -> None:
-    """Check a rendered JMESPath expression; None is allowed.
+    """Check a JMESPath expression after its templates were rendered. The expression may be None.
 
     :raises InputError: if the expression is malformed.
     """

@@ -126,7 +126,9 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def heartbeats_within(self) -> float | None:
-        """The number of seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
+        """The number of seconds without a heartbeat after which the wait fails, or None if no heartbeats are expected.
+        The service that does the external work sends the heartbeats.
+        """
         return self.heartbeat_timeout
 
     @property

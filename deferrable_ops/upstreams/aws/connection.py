@@ -96,7 +96,7 @@ class AwsSettings:
         variables.
     :param endpoints: the URLs that the connection sets for AWS services, by the name of the service.
     :param verify: True or False: whether TLS certificates are verified. A string is the path of a file with trusted
-        certificate authorities. None means botocore's default.
+        certificate authorities. If `verify` is None, botocore's default applies.
     :param config: arguments with which botocore's ``Config`` is created.
     """
 

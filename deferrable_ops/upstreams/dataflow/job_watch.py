@@ -77,7 +77,7 @@ class JobWatch:
     def deliver(self, message: Any, job: Job | None, messages: MessageList = _NO_MESSAGES) -> None:
         """Add a change of the job. If the reader has not read an earlier change yet, the two changes are merged.
 
-        :param message: the API's protobuf message for the job; None if the job's state did not change.
+        :param message: the API's protobuf message for the job. `message` is None if the job's state did not change.
         """
         if message is not None:
             self._seen = _state_key(message)

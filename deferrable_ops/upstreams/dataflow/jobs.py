@@ -78,12 +78,13 @@ class Job:
         version of the library.
     :param state_name: the API's name of the state, such as ``JOB_STATE_DONE``, or ``JOB_STATE_99`` for the unknown
         number 99.
-    :param is_streaming: whether the job is a streaming job; None if the API did not return the job's type.
+    :param is_streaming: whether the job is a streaming job. `is_streaming` is None if the API did not return the job's
+        type.
     :param labels: the job's labels. Empty if the job was read from a list of jobs, because the API omits labels in
         lists.
-    :param replaced_by: the id of the new job, if a Dataflow update has replaced this job.
+    :param replaced_by: the id of the new job, if a Dataflow update has replaced this job; otherwise None.
     :param created_at: the time when the job was created, as an RFC 3339 string with nanoseconds.
-    :param message: the API's protobuf message for the job; None if the job was not read from the API.
+    :param message: the API's protobuf message for the job, or None if the job was not read from the API.
     """
 
     id: str
@@ -238,12 +239,12 @@ class ReadProblem:
 class Update:
     """A change of a watched Dataflow job.
 
-    :param job: the job, if its state changed; None if the update contains only new messages.
+    :param job: the job, if the job's state changed. `job` is None if the update contains only new messages.
     :param messages: the new messages, the oldest first.
     :param left_out: how many new messages, which are older than `messages`, were left out.
-    :param cursor: the position after these messages; None before the first message. Store the cursor after the messages
-        were handled.
-    :param problem: why the job cannot be read now; None if the last read succeeded.
+    :param cursor: the position after these messages, or None before the first message. Store the cursor after the
+        messages were handled.
+    :param problem: why the job cannot be read now, or None if the last read succeeded.
     """
 
     job: Job | None = None

@@ -192,8 +192,8 @@ class Machine(Protocol):
         ...
 
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
-        """Return the status of each given file, in the order of `paths`; None for a file that does not exist. Over SSH,
-        one command reads the status of all files.
+        """Return the status of each given file, in the order of `paths`. The status is None for a file that does not
+        exist. Over SSH, one command reads the status of all files.
 
         :param inodes: whether the caller needs the inode numbers. If False, a machine may return 0 as each inode
             number.
@@ -201,9 +201,9 @@ class Machine(Protocol):
         ...
 
     async def free_space(self, *paths: Path) -> list[int | None]:
-        """Return how many bytes an account without special rights can still write to the file system of each given
-        file or directory, in the order of `paths`; None if this number cannot be determined. Over SSH, one command
-        reads all numbers.
+        """Return how many bytes an account without special rights can still write to the file system of each given file
+        or directory, in the order of `paths`. An item of the list is None if the number of bytes cannot be determined.
+        Over SSH, one command reads all numbers.
         """
         ...
 

@@ -78,8 +78,9 @@ class SshSettings:
     :param known_hosts: path of a file with accepted host keys. If ``known_hosts`` is None, the host keys in the files
         ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts`` are accepted.
     :param check_host_key: whether to verify the host key of the machine; with False, any host key is accepted.
-    :param proxy_command: a command that runs on the local host; None means no command. The library connects to the
-        machine over the standard input and output of this command instead of a TCP connection.
+    :param proxy_command: a command that runs on the local host. The library connects to the machine over the standard
+        input and output of this command instead of a TCP connection. If ``proxy_command`` is None, the library opens a
+        TCP connection.
     :param ciphers: the ciphers that may be used; the preferred cipher is the first. If ``ciphers`` is empty, the
         ciphers that asyncssh allows by default may be used.
     :param disabled: the algorithms that must not be used, by the kind of the algorithm: ciphers, kex, keys, macs or

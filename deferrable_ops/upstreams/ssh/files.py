@@ -110,7 +110,7 @@ class RunScript(Protocol):
     """Runs a shell script on the machine, and returns its exit code and its standard output.
 
     :param about: what the script does, for the error message after a timeout.
-    :param stdin: the bytes that the script reads from its standard input; None if it reads nothing.
+    :param stdin: the bytes that the script reads from its standard input, or None if it reads nothing.
     """
 
     def __call__(

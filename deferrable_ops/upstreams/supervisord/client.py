@@ -45,7 +45,7 @@ class SupervisordAddress:
 
     :param socket: path of supervisord's Unix socket. If ``socket`` is None, ``url`` is used.
     :param url: URL of supervisord's TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
-    :param username: the user name that supervisord's Unix socket or TCP server requires; None if no user name is
+    :param username: the user name that supervisord's Unix socket or TCP server requires, or None if no user name is
         required.
     :param password: the password in plain text. If supervisord's configuration contains only a hash of the password,
         give the password itself.
