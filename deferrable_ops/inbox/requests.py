@@ -218,7 +218,7 @@ class ClaimedRequest:
             raise RequestLost(f"another process carries out the request {self.request.id}, or it is done")
 
     async def keep_renewing(self) -> None:
-        """Renew the claim on the request again and again, until this coroutine is cancelled."""
+        """Renew the claim on the request at regular intervals, until this coroutine is cancelled."""
         while True:
             await asyncio.sleep(self._lease / 3)
             with suppress(DeferrableOpsError):

@@ -1,4 +1,4 @@
-"""Runs a task of the library until it has an outcome, without running Airflow's processes."""
+"""Runs a task of the library in a test until the task has an outcome, without Airflow's processes."""
 
 from __future__ import annotations
 

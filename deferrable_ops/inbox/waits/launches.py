@@ -186,7 +186,7 @@ class Claim:
                 return until
 
     async def keep_renewing(self) -> None:
-        """Renew the lease of the launch claim again and again, until this coroutine is cancelled."""
+        """Renew the lease of the launch claim at regular intervals, until this coroutine is cancelled."""
         while True:
             await asyncio.sleep(self._launches.renew_interval)
             with suppress(DeferrableOpsError):

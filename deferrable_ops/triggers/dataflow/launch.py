@@ -241,7 +241,7 @@ async def find_jobs(
 ) -> tuple[Job | None, list[Job]]:
     """Return the newest job with the given name and the label of the wait, and the other jobs with this name.
 
-    The jobs may be finished. If no job belongs to the wait, return None and all jobs with the name.
+    The returned jobs may be finished. If no job belongs to the wait, return None and all jobs with the name.
 
     The API may return a job without its labels if the job does not run yet or has failed. If `since` is None, a job
     without labels is treated as a job of the wait, because the job's name contains a hash of the wait's id.

@@ -63,8 +63,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
     :param update: whether the launch replaces a running job with the same name.
     :param transform_name_mapping: the new names of the pipeline's renamed transforms. The keys are the names of these
         transforms in the running job.
-    :param on_timeout: how the job is stopped after the deadline. With None, a streaming job keeps running, and any
-        other job is stopped as `when_killed` requires.
+    :param on_timeout: how the job is stopped after the deadline. If `on_timeout` is None, a streaming job keeps
+        running, and any other job is stopped as `when_killed` requires.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger"

@@ -27,7 +27,8 @@ class LogBudget:
     A caller gets at most half of the lines that are left. So a task whose program prints a lot leaves lines to the
     other tasks.
 
-    :param rate: how many lines per second the budget grows. A budget that is not used grows for at most 30 seconds.
+    :param rate: the number of lines per second by which the budget grows. A budget that is not used grows for at most
+        30 seconds.
     :param clock: a function that returns the time in seconds.
     :param room: a function that returns how many bytes may be written now. This number is limited, because the logs of
         all tasks are late if the parent process has much to read.

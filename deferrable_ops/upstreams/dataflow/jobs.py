@@ -224,7 +224,7 @@ class MessagesWanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadProblem:
-    """The error because of which the state of a watched job cannot be read now.
+    """The error of the last read of a watched job. Because of this error, the job's state is not known at the moment.
 
     :param seconds: for how many seconds each read of the job has failed with the same gRPC status.
     :param reads: how many reads have failed with this status.

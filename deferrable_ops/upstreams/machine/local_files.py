@@ -51,8 +51,8 @@ def check_directory(path: Path) -> bool:
 def _check_path(path: Path, *, make: bool) -> bool:
     """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
 
-    :param make: True to create the directory and its parents if they are missing. With False, the function creates
-        nothing, and returns False if the directory is missing.
+    :param make: if True, the function creates the directory and its parents if they are missing. If `make` is False,
+        the function creates nothing, and returns False if the directory is missing.
     """
     with _translated_errors(path):
         existing = next(directory for directory in path.parents if directory.exists())
