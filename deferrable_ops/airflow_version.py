@@ -1,8 +1,8 @@
 """Raises an ImportError when this module is imported, if the installed Airflow is too old.
 
-Without this check, the library would import a name that an old Airflow does not have, and the error would not say that
-Airflow is too old. ``deferrable_ops/__init__.py`` does not import this module, because an error in the provider's entry
-point would stop every component of Airflow.
+Without this check, the library would import a name that an old Airflow does not have, and the message of that
+ImportError would not tell the user that Airflow is too old. ``deferrable_ops/__init__.py`` does not import this module,
+because an error in the provider's entry point would stop every component of Airflow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ OLDEST = (3, 3, 1)
 
 
 def require_airflow() -> None:
-    """Check the version of the installed Airflow. Without Airflow, do nothing.
+    """Check the version of the installed Airflow. If Airflow is not installed, do nothing.
 
     :raises ImportError: if Airflow is too old; the error message names both versions and the fix.
     """

@@ -38,9 +38,9 @@ class Backoff:
         return pause
 
     def succeeded(self) -> None:
-        """After a successful attempt, start again with the first pause."""
+        """Record a successful attempt, so that the pause after the next failure is the first pause again."""
         self.failures, self.until = 0, 0.0
 
     async def wait(self) -> None:
-        """Sleep until the pause after the last failure is over."""
+        """Sleep until the pause that began with the last failure is over."""
         await asyncio.sleep(max(0.0, self.until - time.monotonic()))

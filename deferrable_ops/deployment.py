@@ -1,7 +1,7 @@
 """The deployment of Airflow that this process belongs to.
 
 An inbox belongs to one deployment of Airflow. The deployment's id is the setting ``[deferrable_ops] deployment``. If
-the setting is empty, the id is in an Airflow Variable, which only the API server's plugin writes
+this setting is empty, the deployment's id is in an Airflow Variable. Only the API server's plugin writes this Variable
 (:mod:`deferrable_ops.metadata_database`).
 """
 
@@ -25,9 +25,10 @@ _READ_TIMEOUT = 30.0
 
 
 class Deployment:
-    """The id of the deployment of Airflow to which this process belongs. The process may not know the id yet.
+    """The id of the deployment of Airflow to which this process belongs. The process may not know the id of its
+    deployment yet.
 
-    :param known_id: the deployment's id; None if the process does not know the id yet.
+    :param known_id: the deployment's id, or None if the process does not know the id yet.
     """
 
     def __init__(self, known_id: str | None = None) -> None:
@@ -41,11 +42,11 @@ class Deployment:
 
     @property
     def id(self) -> str | None:
-        """The deployment's id; None while the process does not know the id."""
+        """The deployment's id, or None while the process does not know the id."""
         return self._known_id or settings.deployment()
 
     def learn(self, known_id: str) -> None:
-        """Set the deployment's id."""
+        """Set the id of the deployment to which this process belongs."""
         self._known_id = known_id
 
     def start_reading(self, *, interval: float = _READ_INTERVAL) -> asyncio.Task[str]:
@@ -85,7 +86,7 @@ class Deployment:
 
 
 def id_in(value: str | None) -> str | None:
-    """Return the deployment's id in the value of the Airflow Variable; None if the value contains no id."""
+    """Return the deployment's id in the value of the Airflow Variable, or None if the value contains no id."""
     try:
         found = json.loads(value or "{}")["id"]
     except (KeyError, TypeError, ValueError):

@@ -38,12 +38,13 @@ _DESCRIPTION: Final = (
 
 
 def ensure_deployment() -> str:
-    """Return the id of this Airflow's deployment, from the setting ``deployment`` or else from the Airflow Variable.
+    """Return the id of this Airflow's deployment: the value of the setting ``deployment``, or else the id in the
+    Airflow Variable.
 
     If the Airflow Variable has no id, or an id that was made for another metadata database, a new id is written to the
     Airflow Variable. An id that was made for another metadata database means that this metadata database is a copy, or
-    that its address has changed. Only the API server may call this function. Several API servers may call it at once:
-    all get the same id.
+    that its address has changed. Only the API server may call this function. Several API servers may call this function
+    at the same time, and all of them get the same id.
 
     :raises DeploymentError: if the Airflow Variable cannot be decrypted, or cannot be written.
     """
@@ -108,7 +109,9 @@ def read_deployment() -> str:
 
 
 async def find_ended(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]:
-    """Return the attempts that are over: their task instance has ended, or has a newer attempt."""
+    """Return those of the attempts that are over. An attempt is over if its task instance has ended or has a newer
+    attempt.
+    """
     newest = await asyncio.to_thread(_newest_attempts, attempts)
     return [
         attempt
@@ -119,7 +122,7 @@ async def find_ended(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]
 
 
 async def find_over(runs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the DAG runs that are over or deleted, if no other run of their DAG is queued or running.
+    """Return those of the DAG runs that are over or deleted, unless another run of the same DAG is queued or running.
 
     :param runs: pairs of a DAG id and a run id.
     """
@@ -128,7 +131,8 @@ async def find_over(runs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _under_way(runs: Sequence[tuple[str, str]]) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return the DAGs that have a queued or running DAG run, and the given DAG runs of which Airflow still runs tasks.
+    """Return two sets: the ids of the DAGs that have a queued or running DAG run, and those of the given DAG runs in
+    which Airflow still runs a task.
 
     Teardown tasks may run after a user has ended their DAG run.
     """
@@ -149,7 +153,7 @@ def _under_way(runs: Sequence[tuple[str, str]]) -> tuple[set[str], set[tuple[str
 def find_orphaned(attempts: Sequence[WaitingAttempt]) -> list[WaitingAttempt]:
     """Return the attempts whose task instance is not in the metadata database.
 
-    Such a task instance was deleted, or belongs to another Airflow.
+    The task instance of such an attempt was deleted, or belongs to another Airflow.
     """
     newest = _newest_attempts(attempts)
     return [attempt for attempt in attempts if attempt.ti_id not in newest]
@@ -181,7 +185,7 @@ def _newest_attempts(attempts: Sequence[WaitingAttempt]) -> dict[str, tuple[int,
 
 
 def _read() -> Any:
-    """Return the Airflow Variable with the deployment's id; None if the Variable does not exist."""
+    """Return the Airflow Variable with the deployment's id, or None if the Variable does not exist."""
     from airflow.models.variable import Variable
     from airflow.utils.session import create_session
 

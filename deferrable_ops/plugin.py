@@ -1,7 +1,7 @@
 """The Airflow plugin.
 
-This module imports few other modules, because every Airflow component imports this module. Only the API server creates
-the endpoint.
+This module imports few other modules, because every component of Airflow imports the plugin. Only the API server
+creates the endpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
     @classmethod
     def on_load(cls, *_: Any, **__: Any) -> None:
-        """In the command ``airflow triggerer``, start the background work of this library with the triggerer."""
+        """If this process runs the command ``airflow triggerer``, start this library's background work with the
+        triggerer.
+        """
         if "triggerer" in sys.argv[1:2]:
             from deferrable_ops.triggers.lifecycle.background import start_with_triggerer
 
@@ -43,8 +45,8 @@ class DeferrableOpsPlugin(AirflowPlugin):
 
 
 async def look_after_inbox(inbox: Inbox) -> None:
-    """Read or make the id of this Airflow's deployment. Then settle the waits whose task ended while no triggerer ran,
-    and request the stop of supervisords whose DAG run is over.
+    """Read or make the id of this Airflow's deployment. Then end the waits whose task ended while no triggerer ran, and
+    make requests to stop the supervisords whose DAG run is over.
 
     This function runs in the API server, because the API server can query Airflow's metadata database.
     """

@@ -4,8 +4,8 @@ The supervisor process serves one call at a time, and each call takes 20 to 35 m
 only after all earlier calls, so many calls at once delay the end of every task. To keep this delay short, only a few
 calls run at the same time, and calls that end a task come before calls that show a task's progress.
 
-A triggerer's first call takes 2 to 100 s, because Airflow then builds an API server inside the supervisor process.
-Because the first call is slow, it only reads an Airflow Variable, and all other calls wait until the first call is
+A triggerer's first call takes 2 to 100 s, because Airflow then builds an API server inside the supervisor process. So
+this module makes a first call that only reads an Airflow Variable. All other calls wait until the first call is
 answered.
 """
 
@@ -36,7 +36,7 @@ _warm_ups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = Wea
 
 
 class Rank(IntEnum):
-    """The rank of a call to the supervisor process. Calls with a lower rank are made first."""
+    """The rank (priority) of a call to Airflow's supervisor process. Calls with a lower rank are made first."""
 
     END = 0
     READ = 1
@@ -47,7 +47,7 @@ async def call_supervisor(call: Callable[[], Awaitable[T]], *, rank: Rank, timeo
     """Wait until a call may run, make the call, and return its result.
 
     :param call: the function that makes the call. The function `call` is called at most once.
-    :param timeout: the timeout of the call, in seconds, without the time before the call may run.
+    :param timeout: the timeout of the call, in seconds, which begins when the call is made.
     :raises TimeoutError: if Airflow did not reply in time. Airflow never replies to a message of an unsupported type.
     """
     with _calls.slot(rank) as granted:

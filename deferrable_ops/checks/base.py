@@ -26,7 +26,7 @@ class ReadyCheck:
     on_fail: str = Action.RETRIGGER
 
     def __post_init__(self) -> None:
-        """Validate the arguments.
+        """Validate the arguments of the check.
 
         :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
@@ -40,7 +40,7 @@ class ReadyCheck:
 
     @abstractmethod
     async def failure_reason(self) -> str | None:
-        """Run the check once. Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``."""
+        """Run the check once. Return the reason if the check fails, or None if the check passes."""
 
     async def __call__(self) -> CheckResult:
         """Run the check once, and log the reason if the result is ``Result.FAIL``.
@@ -67,7 +67,7 @@ class ReadyCheck:
 
 
 def require_text(name: str, value: Any) -> None:
-    """Validate that a value is a non-empty string, or a template.
+    """Check that the value of an argument is a non-empty string or a template.
 
     :raises InputError: if the value is neither a non-empty string nor a template.
     """
@@ -76,7 +76,7 @@ def require_text(name: str, value: Any) -> None:
 
 
 def require_seconds(name: str, value: Any) -> None:
-    """Validate that a value is a number of seconds above zero.
+    """Check that the value of an argument is a number of seconds above zero.
 
     :raises InputError: if the value is not a number above zero.
     """

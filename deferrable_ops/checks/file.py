@@ -15,7 +15,8 @@ class FileCheck(ReadyCheck):
     """A check that passes if a file exists on the triggerer's machine and was changed in the last `max_age` seconds.
 
     :param file: the path of a file or directory.
-    :param max_age: the maximum time since the file was last changed, in seconds; None allows any age.
+    :param max_age: the maximum time since the file was last changed, in seconds. If `max_age` is None (the default),
+        the file may have any age.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -23,7 +24,7 @@ class FileCheck(ReadyCheck):
     max_age: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Validate the arguments."""
+        """Validate the arguments of the check."""
         super().__post_init__()
         self.file = str(self.file) if isinstance(self.file, Path) else self.file
         require_text("file", self.file)
@@ -33,7 +34,7 @@ class FileCheck(ReadyCheck):
     async def failure_reason(self) -> str | None:
         """Call stat() for the file in a thread, because stat() may hang on a network file system.
 
-        Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``.
+        Return the reason if the check fails, or None if the check passes.
         """
         try:
             changed_at = (await asyncio.to_thread(Path(self.file).stat)).st_mtime

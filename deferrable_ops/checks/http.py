@@ -23,12 +23,14 @@ class HttpCheck(ReadyCheck):
     :param url: the complete URL to which the request is sent. If the URL or `headers` contain a secret, write the
         secret as a template, for example ``{{ conn.orders.password }}``. The triggerer renders the template.
     :param method: the HTTP method: GET (the default), HEAD, POST, PUT or OPTIONS. The request has no body.
-    :param headers: the headers of the request, as a dict of strings; None (the default) adds no headers.
-    :param expected_status: the HTTP status with which the check passes, or a list of such statuses; None (the default)
-        accepts every status from 200 to 299.
-    :param contains: a string that must occur in the first 64 KiB of the response's body; None (the default) accepts
-        every body.
-    :param timeout: the result is ``Result.FAIL`` if the response is not complete after this many seconds.
+    :param headers: the headers of the request, as a dict of strings; if `headers` is None (the default), no headers are
+        added.
+    :param expected_status: the HTTP status of the response with which the check passes, or a list of such statuses. If
+        `expected_status` is None (the default), the check passes with every status from 200 to 299.
+    :param contains: a string that must occur in the first 64 KiB of the response's body; if `contains` is None (the
+        default), every body is accepted.
+    :param timeout: timeout of the request in seconds. If the response is not complete by then, the result is
+        ``Result.FAIL``.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -40,7 +42,7 @@ class HttpCheck(ReadyCheck):
     timeout: float = field(default=10.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Validate the arguments."""
+        """Validate the arguments of the check."""
         super().__post_init__()
         require_text("url", self.url)
         if not is_known_later(self.url):
@@ -58,7 +60,7 @@ class HttpCheck(ReadyCheck):
         self.expected_status = _statuses(self.expected_status)
 
     async def failure_reason(self) -> str | None:
-        """Send the request once. Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``."""
+        """Send the request once. Return the reason if the check fails, or None if the check passes."""
         place = _without_secrets(self.url)
         try:
             async with asyncio.timeout(self.timeout):

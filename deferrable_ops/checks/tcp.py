@@ -18,7 +18,7 @@ class TcpCheck(ReadyCheck):
     :param host: the host name or IP address to which the check connects.
     :param port: the TCP port to which the check connects: a number from 1 to 65535, or a template that renders to such
         a number.
-    :param timeout: the result is ``Result.FAIL`` if the connection is not open after this many seconds.
+    :param timeout: timeout in seconds. If the connection is not open by then, the result is ``Result.FAIL``.
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
 
@@ -27,7 +27,7 @@ class TcpCheck(ReadyCheck):
     timeout: float = field(default=10.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Validate the arguments."""
+        """Validate the arguments of the check."""
         super().__post_init__()
         require_text("host", self.host)
         require_seconds("timeout", self.timeout)
@@ -41,9 +41,9 @@ class TcpCheck(ReadyCheck):
             raise InputError(f"port={self.port!r} must be a port number from 1 to 65535")
 
     async def failure_reason(self) -> str | None:
-        """Connect to the port and disconnect.
+        """Open a connection to the port, and close the connection.
 
-        Return why the result is ``Result.FAIL``, or None if it is ``Result.PASS``.
+        Return the reason if the check fails, or None if the check passes.
         """
         try:
             async with asyncio.timeout(self.timeout):

@@ -1,4 +1,4 @@
-"""The command ``airflow deferrable-ops``, which runs the command ``deferrable-ops``."""
+"""The Airflow command ``airflow deferrable-ops``, which runs the command ``deferrable-ops`` of this library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def airflow_commands() -> list[CLICommand]:
-    """Return the subcommands that Airflow adds to the command ``airflow``.
+    """Return the subcommands of this library that Airflow adds to the command ``airflow``.
 
     Airflow calls this function for each ``airflow`` command.
     """

@@ -1,4 +1,4 @@
-"""``deferrable-ops doctor`` looks for problems that keep tasks waiting, and prints how to fix them."""
+"""``deferrable-ops doctor`` looks for problems that keep tasks waiting, and prints how a user fixes each problem."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SEEN_WITHIN: Final = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem.
+    """A problem that keeps tasks waiting.
 
-    :param check: the name of the check that found it.
+    :param check: the name of the doctor's check that found the problem.
     :param problem: what is wrong, with numbers.
-    :param fix: what to do.
+    :param fix: what a user does to correct the problem.
     """
 
     check: str
@@ -34,7 +34,7 @@ class Finding:
 
 
 def examine(options: argparse.Namespace) -> int:
-    """Print the findings, and return 1 if there are any."""
+    """Look for problems, and print each problem with its fix. Return the exit code 1 if there is a problem."""
     findings: list[Finding] = with_inbox(_findings)
     if options.json:
         print(json.dumps([asdict(one) for one in findings], indent=2))
@@ -122,7 +122,7 @@ async def _outages(inbox: Inbox) -> AsyncIterator[Finding]:
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``doctor`` to the parser."""
+    """Add the command ``doctor`` to the argument parser of ``deferrable-ops``."""
     doctor = add_command(
         commands,
         "doctor",

@@ -29,8 +29,8 @@ _LONG_TIMEOUT: Final = 3600.0
 def upgrade_inbox(options: argparse.Namespace) -> int:
     """Create or upgrade the inbox's tables.
 
-    With ``--check``, do not change the tables, and return 1 if this release cannot use the tables or must upgrade them
-    first.
+    With ``--check``, do not change the tables. Then return 1 if this release must upgrade the tables or cannot use the
+    tables.
     """
     import asyncio
 
@@ -63,7 +63,7 @@ def upgrade_inbox(options: argparse.Namespace) -> int:
 
 
 def prune_inbox(options: argparse.Namespace) -> int:
-    """Delete the settled waits and the events whose retention time is over."""
+    """Delete the waits that have ended and the events, if their retention time is over."""
     from deferrable_ops import settings
 
     days = settings.wait_retention_days() if options.days is None else options.days
@@ -206,7 +206,7 @@ def rotate_keys(options: argparse.Namespace) -> int:
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``inbox``, ``keys`` and their commands to the parser."""
+    """Add the commands ``inbox`` and ``keys``, with their subcommands, to the argument parser of ``deferrable-ops``."""
     inbox = add_command(commands, "inbox", "manage the inbox's database").add_subparsers(required=True)
     upgrade = add_command(inbox, "upgrade", "create or upgrade the tables", upgrade_inbox)
     upgrade.add_argument(

@@ -1,8 +1,9 @@
 """The command ``deferrable-ops supervisord``.
 
 The command renders the configuration of a supervisord, runs a step of a Supervisor (``supervisord_steps.py``), lists
-the supervisords that the inbox records, and deletes the inbox's record of a supervisord. It also requests to stop a
-supervisord or to restart a program; a triggerer that reaches the machine carries out the request.
+the supervisords that the inbox records, and deletes the inbox's record of a supervisord. It also writes requests to
+stop a supervisord or to restart a program to the inbox. A triggerer that reaches the machine of the supervisord carries
+out such a request.
 """
 
 from __future__ import annotations
@@ -56,21 +57,21 @@ def forget_daemon(options: argparse.Namespace) -> int:
 
 
 def stop_daemon(options: argparse.Namespace) -> int:
-    """Request to stop a supervisord and its programs, and print what became of the request."""
+    """Make a request to stop a supervisord and its programs. Wait for the answer of a triggerer, and print it."""
     from deferrable_ops.inbox.requests import RequestKind
 
     return _make_request(options, RequestKind.STOP)
 
 
 def restart_program(options: argparse.Namespace) -> int:
-    """Request to restart one program of a supervisord, and print what became of the request."""
+    """Make a request to restart one program of a supervisord. Wait for the answer of a triggerer, and print it."""
     from deferrable_ops.inbox.requests import RequestKind
 
     return _make_request(options, RequestKind.RESTART, program=options.program)
 
 
 def list_requests(_options: argparse.Namespace) -> int:
-    """Print the requests of the last 14 days, the newest first."""
+    """Print the requests of the last 14 days to stop a supervisord or restart a program, the newest first."""
     found: list[Request] = with_inbox(lambda inbox: inbox.requests.all())
     rows = [
         (
@@ -140,7 +141,7 @@ def _seconds(text: str) -> float:
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``supervisord`` and its commands to the parser."""
+    """Add the command ``supervisord``, with its subcommands, to the argument parser of ``deferrable-ops``."""
     supervisord = add_command(
         commands,
         "supervisord",

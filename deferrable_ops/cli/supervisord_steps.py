@@ -21,14 +21,14 @@ _COLUMNS: Final = ("PROCESS", "STATE", "PID", "EXIT CODE", "ERROR")
 
 
 def configure_supervisor(options: argparse.Namespace) -> int:
-    """Create the directories, and write supervisord's configuration file."""
+    """Create supervisord's directories, and write supervisord's configuration file."""
     cfg = _read(options)
     print(f"{'Wrote' if cfg.write() else 'Nothing to change:'} {cfg.config_path}")
     return 0
 
 
 def start_supervisor(options: argparse.Namespace) -> int:
-    """Start supervisord, or use the supervisord that runs already."""
+    """Start supervisord, unless it is already running."""
     print(f"supervisord runs with pid {_read(options).start()}")
     return 0
 
@@ -44,7 +44,7 @@ def restart_programs(options: argparse.Namespace) -> int:
 
 
 def check_programs(options: argparse.Namespace) -> int:
-    """Print the states of the programs. Return 1 if a program is not in the wanted state."""
+    """Print the states of the programs. Return the exit code: 1 if a program is not in the wanted state."""
     from deferrable_ops.supervisord.processes import ProcessState, has_ended_well, processes_by_program
     from deferrable_ops.triggers.supervisor.control import HOST_CONTROL
 
@@ -91,7 +91,7 @@ def unconfigure_supervisor(options: argparse.Namespace) -> int:
 
 
 def add_commands(commands: Any) -> None:
-    """Add a command for each step to the parser of ``supervisord``."""
+    """Add a command for each step to the argument parser of ``deferrable-ops supervisord``."""
     _add(commands, "configure-supervisor", "write the configuration file", configure_supervisor)
     _add(commands, "start-supervisor", "start supervisord", start_supervisor)
     start = _add(commands, "start-programs", "start the programs that are not running", start_programs)

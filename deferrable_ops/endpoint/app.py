@@ -77,7 +77,7 @@ class Endpoint(FastAPI):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection: an HTTP request, or the lifespan of the app."""
+        """Handle one ASGI connection, which is an HTTP request or the lifespan (start and end) of the app."""
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
@@ -102,7 +102,7 @@ class Endpoint(FastAPI):
         return self.openapi_schema
 
     async def _respond(self, scope: Scope, receive: Receive, path: str) -> JsonResponse | None:
-        """Return the response, or None if FastAPI must handle the request."""
+        """Handle a request, and return the response. If FastAPI must handle the request, return None."""
         try:
             response = await self._route(scope, receive, path)
             if response is not None and response.status < 300 and response is not HEALTHY:

@@ -1,4 +1,4 @@
-"""Finds the token in a request, and the wait that the token belongs to."""
+"""Finds the callback token in a request, and the wait to which the token belongs."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def bearer_token(scope: Scope) -> str:
 
 
 def unauthorized(error: str) -> RequestRejected:
-    """Return the exception for a request that is rejected with status 401."""
+    """Return the exception that rejects a request with status 401, with `error` as the response's message."""
     return RequestRejected(401, error, _CHALLENGE)

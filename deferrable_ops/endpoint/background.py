@@ -22,7 +22,7 @@ _FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 30.0
 
 
 async def announce(inbox: Inbox) -> None:
-    """Record once a second that this endpoint is running, if any waiting task expects heartbeats.
+    """Record once a second in the inbox that this endpoint is running, as long as any waiting task expects heartbeats.
 
     While no endpoint is running, no task fails because of missing heartbeats.
     """
@@ -42,7 +42,7 @@ def announce_host(component: Component) -> BackgroundJob:
 
 
 async def prune(inbox: Inbox) -> None:
-    """Delete old rows of the inbox every hour."""
+    """Every hour, delete the rows of the inbox whose retention time is over."""
     await inbox.retention.run()
 
 

@@ -21,10 +21,10 @@ _CACHE_SECONDS = 1.0
 
 
 class Readiness:
-    """Checks whether the inbox can be read and written. Requests at the same time share one check.
+    """Checks whether the inbox can be read and written. Requests that arrive at the same time share one check.
 
-    :param cache_seconds: for how many seconds the result of a check is reused, so that frequent probes do not overload
-        the database.
+    :param cache_seconds: the result of a check is reused for this many seconds, so that frequent requests do not
+        overload the database.
     :param clock: a function that returns the time of a monotonic clock, in seconds.
     """
 
@@ -43,7 +43,7 @@ class Readiness:
         self._problem: Exception | None = None
 
     async def response(self) -> JsonResponse:
-        """Return the response of an endpoint that is ready.
+        """Check the inbox, and return the response of ``/health/ready`` for an endpoint that is ready.
 
         :raises ConfigurationError: if the inbox is set up wrongly.
         :raises InboxError: if the inbox cannot be read or written.

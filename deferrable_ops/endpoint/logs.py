@@ -1,4 +1,6 @@
-"""Logs of the standalone endpoint: each line has a time, and each request has a line with its client and wait id."""
+"""Logs of the standalone endpoint. Each line has a time. Each request is logged in one line with its client and wait
+id.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as a JSON object in one line: time, level, logger, message, and the fields of a request."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the log line of a record."""
+        """Return the log line for a log record, as a JSON object."""
         moment = datetime.fromtimestamp(record.created, UTC)
         line = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

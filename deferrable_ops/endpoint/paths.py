@@ -1,4 +1,4 @@
-"""Finds the route of a request's path, and masks tokens for access logs."""
+"""Finds the route that handles the path of a request, and masks callback tokens in paths for access logs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def path_in_app(scope: Scope) -> str:
 
 
 def find_callback(path: str) -> tuple[str | None, Verb] | None:
-    """Return the token and the verb in the path of a callback; None for any other path.
+    """Return the token and the verb in the path of a callback, or None for any other path.
 
     If the path contains no token, the returned token is None, and a header of the request must contain the token.
     """
@@ -41,13 +41,13 @@ def find_callback(path: str) -> tuple[str | None, Verb] | None:
 
 
 def find_task(path: str) -> tuple[str, str] | None:
-    """Return the DAG id and the task id in a path of the route that sets a task's state; None for any other path."""
+    """Return the DAG id and the task id in a path of the route that sets a task's state, or None for any other path."""
     match = _TASK.fullmatch(path)
     return None if match is None else (match[1], match[2])
 
 
 def find_channel(path: str) -> str | None:
-    """Return the channel's name in a path such as ``/channels/orders``; None for any other path."""
+    """Return the channel's name in a path such as ``/channels/orders``, or None for any other path."""
     match = _CHANNEL.fullmatch(path)
     return None if match is None else match[1]
 

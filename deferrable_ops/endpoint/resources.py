@@ -45,7 +45,7 @@ class LazyInbox:
         return self.opened or await self._open()
 
     async def close(self) -> None:
-        """Release the inbox."""
+        """Release the inbox, if it is open."""
         self.opened = None
         await self._open.cancel()
         await self._exit.aclose()
@@ -91,7 +91,8 @@ class UnknownKeyLog:
 
 
 class RetryAfter:
-    """Computes the header ``Retry-After`` of a response with status 503: a random number that grows during an outage.
+    """Computes the header ``Retry-After`` of a response with status 503: a random number of seconds that grows during
+    an outage.
 
     With a constant number, all services would repeat their requests at the same moment when the outage is over.
 
@@ -121,14 +122,14 @@ class RetryAfter:
         return random.randint(round(pause / 2), round(pause))  # noqa: S311
 
     def succeeded(self) -> None:
-        """Record that the outage is over."""
+        """Record that a request succeeded, so the outage is over."""
         self._since = None
 
 
 class CachedSettings:
     """The settings that the endpoint needs to handle requests.
 
-    The settings are read once, because reading Airflow's configuration for each request would be too slow.
+    Each setting is read only once, because reading Airflow's configuration for each request would be too slow.
     """
 
     @cached_property
@@ -138,7 +139,7 @@ class CachedSettings:
 
     @cached_property
     def auth_token(self) -> str | None:
-        """The static bearer token of the route that sets a task's state; None if no static token is configured."""
+        """The static bearer token of the route that sets a task's state, or None if no static token is configured."""
         return settings.auth_token()
 
 

@@ -21,7 +21,7 @@ _JSON: Final[tuple[Header, ...]] = ((b"content-type", b"application/json"), *PRI
 
 @dataclass(frozen=True, slots=True)
 class JsonResponse:
-    """A complete response.
+    """A complete HTTP response of the endpoint.
 
     :param body: the response's body: JSON in UTF-8.
     """
@@ -32,7 +32,7 @@ class JsonResponse:
 
 
 class RequestRejected(Exception):
-    """A request is rejected. The endpoint responds with the status and the message of this exception."""
+    """Raised if the endpoint rejects a request. The response has the status and the message of this exception."""
 
     def __init__(self, status: int, error: str, headers: tuple[Header, ...] = (), **fields: Any) -> None:
         super().__init__(error)
@@ -45,7 +45,7 @@ def json_response(status: int, body: dict[str, Any], headers: tuple[Header, ...]
 
 
 async def send_response(send: Send, response: JsonResponse) -> None:
-    """Send a complete response."""
+    """Send a complete response with the ASGI function `send`."""
     length = (b"content-length", b"%d" % len(response.body))
     headers = [*_JSON, length, *response.headers]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -39,7 +39,7 @@ def serve_until_interrupted(
 ) -> None:
     """Serve the endpoint until SIGINT or SIGTERM.
 
-    :param workers: how many processes serve the endpoint.
+    :param workers: the number of processes that serve the endpoint.
     :param trusted_proxies: comma-separated addresses of proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto``
         are trusted.
     :param certificate: the path of a TLS certificate. If `certificate` is None, the endpoint serves plain HTTP, for use
@@ -71,7 +71,7 @@ def serve_until_interrupted(
 
 
 def create_standalone_app() -> ASGIApp:
-    """Create the endpoint's app for a process that serves nothing else. Each uvicorn worker calls this function."""
+    """Create the app of a process that serves only the endpoint. Each uvicorn worker calls this function."""
     return _create(json_log=False)
 
 
@@ -106,7 +106,8 @@ def check_inbox() -> None:
 
     Without this check, an endpoint with a wrong SQLite file would start, and then reject every callback.
 
-    A Postgres database is not opened, because the endpoint can start while the database is down.
+    This function does not open a Postgres database, because the endpoint must be able to start while the database is
+    down.
 
     :raises ConfigurationError: if the inbox is a SQLite file in which no component of Airflow on this host was recorded
         in the last week.

@@ -26,9 +26,9 @@ _MAX_TEXT_LENGTH: Final = 1000
 class TaskParameters:
     """The parameters of a request: a task instance, and the state that the request sets.
 
-    :param execution_date: the logical date of the DAG run, as the request contains it; None if the request contains
-        only the run id.
-    :param logical_date: `execution_date` in seconds since the epoch; None if `execution_date` is None.
+    :param execution_date: the logical date of the DAG run, as a string from the request. `execution_date` is None if
+        the request contains only the run id.
+    :param logical_date: the same date in seconds since the epoch. `logical_date` is None if `execution_date` is None.
     """
 
     dag_id: str
@@ -42,7 +42,7 @@ class TaskParameters:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """The task instance's identifiers, for the response."""
+        """The ids of the DAG, the task and the DAG run, which the response contains to identify the task instance."""
         names = {"dag_id": self.dag_id, "task_id": self.task_id, "execution_date": self.execution_date}
         return names if self.run_id is None else {**names, "run_id": self.run_id}
 

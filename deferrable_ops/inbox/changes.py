@@ -1,4 +1,4 @@
-"""Finds changes in the inbox: a signal announces that something has changed, and a query returns the changed waits.
+"""Finds changes in the inbox: a signal announces that a row has changed, and a query returns the changed waits.
 
 The signals also announce new events, which :mod:`deferrable_ops.inbox.events.feed` reads.
 
@@ -6,8 +6,8 @@ Each transaction writes its version to the rows of the waits that it changes. A 
 returns the waits with a higher version. On SQLite, the version is a counter, which increases in commit order because
 write transactions run one at a time. On Postgres, the version is the transaction id, and transactions may commit in
 another order than they begin. To miss no transaction, the cursor on Postgres is just below the id of the oldest
-transaction that was open at the last query. Every transaction that commits later has an id above the cursor. The query
-can return a wait twice, but never misses a wait.
+transaction that was open at the last query. Every transaction that commits later has an id above the cursor. So the
+query may return a wait twice, but it never misses a changed wait.
 
 After a restart or a failover, a Postgres server may have lost transactions, and may assign the ids of the lost
 transactions again. Because the ids can repeat, a cursor is valid only until the server restarts.
@@ -43,7 +43,8 @@ _CURSOR = {
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A position in the sequence of commits.
+    """A position in the sequence of the database's commits. A query with this cursor returns the waits that changed
+    later.
 
     :param server: the start time of the Postgres server, because a cursor is valid only until the server restarts; ""
         on SQLite.
@@ -56,7 +57,8 @@ class Cursor:
 async def read_changes(database: Database, cursor: Cursor | None) -> tuple[list[str] | None, Cursor]:
     """Return the ids of the waits that changed since the cursor, and the next cursor.
 
-    The returned ids are None if every wait may have changed: if there is no cursor, or if the server has restarted.
+    If any wait may have changed, return None instead of the ids. This is the case without a cursor, and after a restart
+    of the Postgres server.
     """
 
     async def read(connection: AsyncConnection) -> tuple[list[str] | None, Cursor]:
@@ -85,7 +87,9 @@ class Signal(Protocol):
 
 
 class DataVersionSignal:
-    """The signal for SQLite: polls ``PRAGMA data_version``, which changes when another connection has committed."""
+    """The signal for SQLite: polls ``PRAGMA data_version``, a number that changes when another connection has
+    committed.
+    """
 
     sweep_interval = 5.0
 
@@ -126,7 +130,7 @@ class NotificationSignal:
         self._on_events = on_events
 
     async def run(self) -> None:
-        """Call the listeners at each change, until the connection is lost or this coroutine is cancelled."""
+        """Call the listeners at each change, until the database connection is lost or this coroutine is cancelled."""
         lost = asyncio.Event()
         async with self._engine.connect() as connection:
             raw = await connection.get_raw_connection()
@@ -159,7 +163,7 @@ class NoSignal:
     sweep_interval = 1.0
 
     async def run(self) -> None:
-        """Do nothing, until cancelled."""
+        """Do nothing until this coroutine is cancelled."""
         await asyncio.Event().wait()
 
 
@@ -178,9 +182,9 @@ def create_signal(database: Database, on_change: ChangeListener, on_events: Chan
 
 
 async def keep_running(signal: Signal) -> None:
-    """Run a signal until cancelled, and restart the signal after an error.
+    """Run a signal until this coroutine is cancelled. After an error, restart the signal.
 
-    Queries at regular intervals (sweeps) find the changes that the signal missed.
+    Queries at regular intervals (sweeps) find the changes that the signal did not announce.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The table of supervisord daemons.
+"""The table of the supervisord processes (daemons) and of the hosts on which they run.
 
 A row contains the host of a supervisord, the boot id of the host, the DAG run that last used the supervisord, and what
 a triggerer needs to stop the supervisord.
@@ -26,7 +26,7 @@ class DaemonLocation:
     """The host of a supervisord.
 
     :param name: the ``working_dir`` of the supervisord; for a supervisord over SSH, ``connection:working_dir``.
-    :param boot_id: the boot id of the host, which changes when the host restarts; "" if the host has no boot id.
+    :param boot_id: the boot id of the host, which changes when the host restarts, or "" if the host has no boot id.
     :param dag_id: the DAG id of the DAG run that last configured or started the supervisord.
     :param run_id: the run id of the DAG run that last configured or started the supervisord.
     :param since: the time when the supervisord was first recorded after the last boot of its host, in seconds since the
@@ -45,7 +45,7 @@ class DaemonLocation:
     details: Mapping[str, Any]
 
     def is_used_by(self, dag_id: str, run_id: str) -> bool:
-        """Return whether this DAG run is the last that configured or started the supervisord."""
+        """Return whether this DAG run was the last one that configured or started the supervisord."""
         return (self.dag_id, self.run_id) == (dag_id, run_id)
 
 
@@ -117,7 +117,7 @@ class Daemons:
         await self._database.write(write)
 
     async def forget(self, name: str) -> DaemonLocation | None:
-        """Delete and return the record of a supervisord whose host no longer exists.
+        """Delete the record of a supervisord whose host no longer exists, and return the deleted record.
 
         Return None if there is no record.
         """

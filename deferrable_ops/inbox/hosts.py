@@ -39,7 +39,7 @@ _USE_POSTGRES: Final = "set [deferrable_ops] inbox_url to the same Postgres data
 
 
 class Component(StrEnum):
-    """A kind of process that uses the inbox."""
+    """A kind of process that uses the inbox, such as a triggerer."""
 
     API_SERVER = "api-server"
     TRIGGERER = "triggerer"
@@ -64,7 +64,7 @@ class Machine:
         return cls(socket.gethostname(), boot_id)
 
     def is_same(self, other: Machine) -> bool:
-        """Return whether `other` is this machine. A restart changes the boot id, but not the name."""
+        """Return whether `other` is this machine. A restart of a machine changes its boot id, but not its name."""
         return self.name == other.name or (self.boot_id != "" and self.boot_id == other.boot_id)
 
 
@@ -72,8 +72,8 @@ class Machine:
 class Host:
     """An API server, triggerer or endpoint on one host. Times are seconds since the epoch by the database's clock.
 
-    :param deployment: the id of the deployment of Airflow to which the component belongs; None if the component did not
-        know the id.
+    :param deployment: the id of the deployment of Airflow to which the component belongs, or None if the component did
+        not know the id.
     :param since: the time since which the component has updated its row in the inbox without a gap.
     """
 
@@ -91,7 +91,7 @@ class Hosts:
     :param this: the machine on which this process runs; by default, the result of :meth:`Machine.this`.
     :param announce_interval: seconds between two updates of the component's row in the inbox.
     :param gap: a component that did not update its row for this many seconds is considered to have been down.
-    :ivar problem: why this inbox must not be a SQLite file; None if no reason is known.
+    :ivar problem: the reason why this inbox must not be a SQLite file, or None if no such reason is known.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Hosts:
         self.problem = executor_problem(settings.executor()) if self._is_file else None
 
     async def announce(self, component: Component) -> None:
-        """Record once a minute that a component runs on this host. Runs until cancelled.
+        """Record once a minute that a component runs on this host. This method runs until it is cancelled.
 
         If the inbox is a SQLite file although Airflow runs on several hosts, log an error.
         """
@@ -154,7 +154,9 @@ class Hosts:
         )
 
     async def current_problem(self) -> str | None:
-        """Return why this inbox must not be a SQLite file, also by the hosts that use it now; None if it may be one."""
+        """Return the reason why this inbox must not be a SQLite file, or None if a SQLite file is allowed. One such
+        reason is that several hosts use the inbox now.
+        """
         if self._is_file and self.problem is None:
             return self._several_hosts(await self.all(), time.time() - self._gap)
         return self.problem
@@ -200,7 +202,7 @@ class Hosts:
 
 
 def executor_problem(executor: str) -> str | None:
-    """Return why the inbox must not be a SQLite file with this ``[core] executor``; None if it may be a file."""
+    """Return why this ``[core] executor`` forbids a SQLite file as the inbox, or None if a SQLite file is allowed."""
     remote = _REMOTE_EXECUTOR.search(executor)
     if remote is None:
         return None

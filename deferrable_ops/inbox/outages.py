@@ -1,4 +1,5 @@
-"""Stores the outages that this host sees: one row for each host and each system that does not answer.
+"""Stores the outages that this host sees: the inbox has one row for each host and each system that the host cannot
+reach.
 
 The command ``deferrable-ops waits`` shows the outages.
 """
@@ -36,7 +37,9 @@ _STALE: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class StoredOutage:
-    """An outage in the inbox. Times are seconds since the epoch by the database's clock."""
+    """A row of the inbox about a system that does not answer a host. Times are seconds since the epoch by the
+    database's clock.
+    """
 
     source: str
     host: str
@@ -46,7 +49,7 @@ class StoredOutage:
 
 
 class OutageRows:
-    """Stores the outages of this process, and reads those of all processes.
+    """Stores the outages that this process sees, and reads the outages that all processes have stored.
 
     :param seen: the outages that this process sees, which :meth:`store` writes to the inbox.
     """
@@ -59,7 +62,7 @@ class OutageRows:
         self._stored: dict[str, tuple[float, float]] = {}
 
     async def run(self) -> None:
-        """Call :meth:`store` every 10 s. Runs until cancelled."""
+        """Call :meth:`store` every 10 s. This method runs until it is cancelled."""
         while True:
             try:
                 await self.store()
@@ -116,7 +119,7 @@ class OutageRows:
     async def of_waits(self, wait_ids: Iterable[str]) -> dict[str, list[StoredOutage]]:
         """Return a dict from a wait's id to the outages of the systems on which the wait depends.
 
-        The dict does not contain the waits for which there is no outage.
+        A wait that depends on no system with an outage is missing from the dict.
         """
         found = await self.all()
         if not found:

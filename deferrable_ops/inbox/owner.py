@@ -42,7 +42,7 @@ class OwnerRow:
 
 
 class Owner:
-    """Knows whether this process belongs to the inbox's owner.
+    """Finds out whether this process belongs to the deployment of Airflow that owns the inbox.
 
     A new inbox, and an inbox of an older release, has no owner. The first deployment that uses such an inbox becomes
     its owner.
@@ -66,7 +66,7 @@ class Owner:
         self._seen: tuple[OwnerRow | None, float] = (None, float("-inf"))
 
     async def current(self) -> OwnerRow | None:
-        """Return the owner; None if the inbox has no owner."""
+        """Return the owner, or None if the inbox has no owner."""
         return await self._database.read(_read)
 
     async def permits(self, connection: AsyncConnection, *, cancel: bool = False) -> bool:
@@ -89,7 +89,8 @@ class Owner:
             raise NotOwner(problem)
 
     async def problem(self, *, cancel: bool = False) -> str | None:
-        """Return why this process may not launch external work, and the fix; None if this process may launch it.
+        """Return the reason why this process may not launch external work, with the fix. Return None if this process
+        may launch external work.
 
         :param cancel: if True, return also why this process may not cancel external work.
         """
@@ -98,7 +99,8 @@ class Owner:
     async def wait(self, task_log: Any, *, cancel: bool = False) -> None:
         """Wait until this process may launch external work.
 
-        While waiting, log the reason again and again. The interval doubles each time, to at most an hour.
+        While this method waits, it repeats the reason in the task's log. The interval between two log lines doubles
+        each time, up to an hour.
 
         :param task_log: the logger of the waiting task. The reason for waiting is written to this log.
         :param cancel: if True, wait until this process may also cancel external work.
@@ -133,7 +135,7 @@ class Owner:
             log.info("The inbox had no owner, and now belongs to this Airflow (deployment %s)", mine)
 
     async def adopt(self, deployment: str) -> OwnerRow | None:
-        """Make a deployment the inbox's owner, and return the previous owner; None if the inbox had no owner."""
+        """Make a deployment the inbox's owner. Return the previous owner, or None if the inbox had no owner before."""
 
         async def write(transaction: Transaction) -> OwnerRow | None:
             before = await _read(transaction.connection)

@@ -50,7 +50,9 @@ async def rotate_fernet(database: Database) -> Reencrypted:
 async def _rotate(
     database: Database, fernet: Any, table: Table, key: Column[str], column: Column[bytes]
 ) -> tuple[int, int]:
-    """Encrypt one column again; return how many values were encrypted again, and how many could not be decrypted."""
+    """Encrypt the values of one column again. Return the number of encrypted values, and the number of unreadable
+    values.
+    """
     from cryptography.fernet import InvalidToken
 
     after = ""

@@ -1,4 +1,5 @@
-"""Requests: actions that a triggerer must carry out, because only triggerers reach the machines of supervisords.
+"""Requests: actions for a triggerer, such as stopping a supervisord. Only triggerers reach the machines of
+supervisords.
 
 The API server or a user makes a request. A triggerer that reaches the machine claims the request, carries it out and
 records the answer. If a triggerer dies, another one takes over its request when the lease has passed.
@@ -30,14 +31,14 @@ _LONGEST_PAUSE: Final = 1800.0
 
 
 class RequestKind(StrEnum):
-    """What a request asks for. The target of both kinds is the name of a supervisord."""
+    """The action that a request asks for. The target of both kinds of requests is the name of a supervisord."""
 
     STOP = "stop-supervisord"
     RESTART = "restart-program"
 
 
 class RequestState(StrEnum):
-    """What became of a request."""
+    """The state of a request, from its creation to its end."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -48,7 +49,7 @@ class RequestState(StrEnum):
 
 
 class RequestLost(DeferrableOpsError):
-    """Another process carries out the request now, or the request is already done."""
+    """Raised if another process carries out the request now, or if the request is already done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,11 @@ class Request:
 
     :param kind: a value of :class:`RequestKind`, or a kind that a newer release defines.
     :param arguments: a JSON object. ``host`` is the host whose triggerers reach the target, or null if all triggerers
-        reach it. ``team`` is the team whose triggerers reach the target. ``until`` is the time at which the request is
-        given up; without ``until``, a request is retried until it is deleted.
+        reach it. ``team`` is the team whose triggerers reach the target. ``until`` is the time after which the request
+        is not tried again. Without ``until``, the request is retried until its row is deleted.
     :param actor: the user or the process that made the request.
-    :param answer: what the last attempt did, or why it failed; "" if there was no attempt.
+    :param answer: what the last attempt to carry out the request did, or why this attempt failed; "" if there was no
+        attempt.
     """
 
     id: str
@@ -86,9 +88,10 @@ def arguments_for(daemon: DaemonLocation) -> dict[str, Any]:
 
 
 class Requests:
-    """Makes requests, and lets only one process at a time carry out a request.
+    """Writes requests to the inbox, and lets only one process at a time carry out a request.
 
-    :param lease: how many seconds after its last renewal a claim on a request ends.
+    :param lease: a process that carries out a request claims the request. The claim ends this many seconds after its
+        last renewal.
     """
 
     def __init__(self, database: Database, owner: Owner, *, lease: float = _LEASE) -> None:
@@ -105,9 +108,11 @@ class Requests:
         *,
         lasts: float | None = None,
     ) -> Request:
-        """Make a request, and return it. If the same request is not done yet, return the existing request.
+        """Write a request to the inbox, and return the request. If the same request is not done yet, return the
+        existing one.
 
-        :param lasts: the seconds after which the request is given up; None retries the request until it is deleted.
+        :param lasts: after this many seconds, the request is not tried again. If `lasts` is None, the request is
+            retried until its row is deleted.
         """
 
         async def write(transaction: Transaction) -> Request:
@@ -131,7 +136,9 @@ class Requests:
         return await self._database.write(write)
 
     async def get(self, request_id: str) -> Request | None:
-        """Return the request with this id; None if it does not exist, or was deleted after its retention time."""
+        """Return the request with this id. Return None if the request does not exist or was deleted after its retention
+        time.
+        """
         return next(iter(await self._find(requests.c.id == request_id)), None)
 
     async def all(self) -> list[Request]:
@@ -143,8 +150,8 @@ class Requests:
         """Claim the oldest request that is due, and renew the claim during the ``with`` block.
 
         :param reaches: a function that returns whether this process can carry out a request.
-        :return: the claimed request; None if no request is due, or if this process does not belong to the inbox's
-            owner.
+        :return: the claimed request. The result is None if no request is due, or if this process does not belong to the
+            inbox's owner.
         """
         claimed = await self._claim(reaches)
         if claimed is None:
@@ -177,7 +184,7 @@ class Requests:
 
 
 class ClaimedRequest:
-    """A request that this process carries out."""
+    """A request that this process has claimed, so that only this process carries out the request."""
 
     def __init__(self, request: Request, database: Database, lease: float) -> None:
         self.request = request
@@ -187,7 +194,7 @@ class ClaimedRequest:
         self._mine = (requests.c.id == request.id, requests.c.owner == self._owner, _IS_OPEN)
 
     async def acquire(self) -> bool:
-        """Acquire the claim, and return whether this process holds it now."""
+        """Acquire the claim on the request, and return whether this process holds the claim now."""
 
         async def write(transaction: Transaction) -> bool:
             due = (requests.c.id == self.request.id, _is_due(transaction.now))
@@ -200,7 +207,7 @@ class ClaimedRequest:
     async def check(self) -> None:
         """Renew the claim. Await this method immediately before each change that the request causes.
 
-        :raises RequestLost: if another process carries out the request, or if the request is done.
+        :raises RequestLost: if another process carries out the request now, or if the request is already done.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -213,16 +220,16 @@ class ClaimedRequest:
             )
 
     async def keep_renewing(self) -> None:
-        """Renew the claim until cancelled."""
+        """Renew the claim on the request at regular intervals, until this coroutine is cancelled."""
         while True:
             await asyncio.sleep(self._lease / 3)
             with suppress(DeferrableOpsError):
                 await self.check()
 
     async def finish(self, text: str, *, failed: bool = False) -> None:
-        """Record the final answer.
+        """Record the final answer: the text that tells the user what was done, or why the request failed.
 
-        :param failed: whether the request failed, and will not be tried again.
+        :param failed: whether the request failed. A failed request is not tried again.
         """
 
         async def write(transaction: Transaction) -> None:
@@ -232,7 +239,7 @@ class ClaimedRequest:
         await self._database.write(write)
 
     async def retry_later(self, text: str) -> float | None:
-        """Record why an attempt failed, and let any process try again after a pause, which doubles each time.
+        """Record why an attempt failed. After a pause, any process can try again. The pause doubles with each attempt.
 
         Return the pause in seconds. If the request is given up before the next attempt, return None.
         """

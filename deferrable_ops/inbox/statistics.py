@@ -1,4 +1,4 @@
-"""Numbers about the inbox: its rows and its size."""
+"""Counts the inbox's rows, and measures the size of its tables."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Numbers of rows, and the size of the inbox.
+    """The numbers of rows in the inbox, and the size of the inbox.
 
     :param waits: a dict from each state to the number of waits in this state.
-    :param oldest_waiting: the time when the oldest wait that has not ended was registered, in seconds since the epoch;
-        None if every wait has ended.
+    :param oldest_waiting: the time when the oldest wait that has not ended was registered, in seconds since the epoch.
+        `oldest_waiting` is None if every wait has ended.
     :param cancellations_due: the number of waits whose external work is still to be cancelled.
     :param bytes: the size of the inbox's tables with their indexes, in bytes.
     """
@@ -40,7 +40,7 @@ class Statistics:
 
 
 async def read_statistics(database: Database) -> Statistics:
-    """Count the rows of the inbox's tables. For a large inbox this takes long, because all rows are read."""
+    """Count the rows of the inbox's tables. This function takes long for a large inbox, because it reads all rows."""
 
     async def read(connection: AsyncConnection) -> Statistics:
         async def count(query: object) -> int:

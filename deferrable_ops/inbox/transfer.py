@@ -39,7 +39,7 @@ _NO_EXPORT: Final = (
 
 
 class Transfer:
-    """Copies all rows of an inbox, except those about running processes."""
+    """Copies all rows of an inbox to or from a file, except the rows about running processes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -47,7 +47,7 @@ class Transfer:
     async def write_to(self, file: TextIO) -> dict[str, int]:
         """Write the inbox's rows to the file, and return the number of rows per table.
 
-        All rows are read as they are at the same moment.
+        All rows come from one snapshot of the database.
         """
 
         async def attempt() -> dict[str, int]:
@@ -71,8 +71,8 @@ class Transfer:
     async def read_from(self, file: TextIO) -> dict[str, int]:
         """Add the rows of a file to this inbox in one transaction, and return the number of rows per table.
 
-        :raises InputError: if the inbox is not empty; if the file is not a complete export, or was written by a newer
-            release.
+        :raises InputError: if the inbox is not empty, the file is not a complete export, or a newer release has written
+            the file.
         """
 
         async def write(transaction: Transaction) -> dict[str, int]:

@@ -33,7 +33,7 @@ _OUTAGE_SECONDS = 3.0
 
 
 class Subscription:
-    """A subscription receives the changes of one wait, for the duration of a ``with`` statement."""
+    """Receives the changes of one wait's row during a ``with`` block."""
 
     # Subscriptions to the same wait form a linked list. A Python list for each wait would waste memory.
     __slots__ = ("_future", "_next", "_subscriptions", "_wait", "_wait_id", "_woken", "is_lost")
@@ -71,7 +71,7 @@ class Subscription:
             one = one._next
 
     async def next(self) -> Wait:
-        """Wait for the next change of the wait, and return the wait's current row."""
+        """Return the wait's row as soon as the row has changed since the last call of this method or :meth:`take`."""
         while (wait := self.take()) is None:
             await self.next_change()
         return wait
@@ -98,7 +98,7 @@ class Subscription:
         self._complete()
 
     def lose(self) -> None:
-        """Record that the inbox does not contain the wait. The watcher calls this method."""
+        """Record that the inbox does not contain the subscription's wait. The watcher calls this method."""
         self.is_lost = True
         self._complete()
 
@@ -119,7 +119,7 @@ class Watcher:
     """Delivers changed waits to the subscriptions of this process, and settles the waits whose deadline has passed.
 
     :param expire_interval: the longest time between two searches for waits whose deadline has passed, in seconds.
-    :param retry_interval: how many seconds after a failed read the watcher tries to read the changed waits again.
+    :param retry_interval: after a failed read of the changed waits, the watcher reads again after this many seconds.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Watcher:
         database.on_commit = self._on_change
 
     def subscribe(self, wait_id: str) -> Subscription:
-        """Return a subscription to a wait.
+        """Return a subscription to the changes of a wait.
 
         Enter the subscription's ``with`` block before you read the wait, so that no change is missed.
         """
@@ -161,11 +161,11 @@ class Watcher:
 
     @property
     def sweep_interval(self) -> float:
-        """Seconds between two queries that find changes whose signal was lost."""
+        """Seconds between two queries for changed waits, which find the changes that no signal has announced."""
         return self._signal.sweep_interval
 
     async def close(self) -> None:
-        """Stop the watcher."""
+        """Stop the background tasks of the watcher."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""A fake of the Google servers that issue access tokens, on loopback. google-auth needs no change for it.
+"""A fake of the Google servers that issue access tokens, on loopback. google-auth can use it without a change.
 
 The servers follow these pages of Google's documentation:
 
@@ -72,7 +72,7 @@ class FakeGoogle:
             server that does not run yet.
         :param body: the body of the response; by default the HTML page of a proxy.
         :param times: how many calls fail. If `times` is None, all calls fail until :meth:`mend` is called.
-        :raises ValueError: if there is no such server.
+        :raises ValueError: if `server` is not one of the fake servers.
         """
         if server not in _SERVERS:
             raise ValueError(f"there is no server {server!r}; give one of {', '.join(_SERVERS)}")
@@ -91,7 +91,7 @@ class FakeGoogle:
             self._failures.clear()
 
     def accepts(self, token: str) -> bool:
-        """Return whether an API accepts a token."""
+        """Return whether Google's APIs would accept an access token of these fake servers."""
         _, _, number = token.partition("fake-token-")
         return number.isdigit() and int(number) > self._valid_from
 
@@ -125,7 +125,7 @@ class FakeGoogle:
         self._server.server_close()
 
     def respond(self, method: str, path: str) -> tuple[int, Mapping[str, str], str] | None:
-        """Return the status, the headers and the body of a response; None closes the connection."""
+        """Return the status, the headers and the body of a response, or None to close the connection."""
         server = _server_of(path)
         with self._lock:
             self.calls[server] += 1

@@ -16,7 +16,7 @@ class ReceivedRequest:
     """One received request.
 
     :param headers: the headers of the request, with names in lower case.
-    :param body: the JSON value of the request's body; a string if the body is not JSON; None if the body is empty.
+    :param body: the JSON value of the request's body, a string if the body is not JSON, or None if the body is empty.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""Runs a task of the library until it has an outcome, without running Airflow's processes."""
+"""Runs a task of the library in a test until the task has an outcome, without Airflow's processes."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class TaskUnderTest:
     async def publish(self, channel: str, payload: Any = None, **attributes: Any) -> None:
         """Wait until the task waits for events, and then post an event to a channel as an outside system does.
 
-        :param attributes: the other parts of the event that ``match`` of a specification can use: the dicts
-            ``headers``, ``attributes`` and ``metadata``.
+        :param attributes: the dicts ``headers``, ``attributes`` and ``metadata`` of the event. The argument ``match``
+            of an event specification can test the values in these dicts.
         """
         await self.wait()
         described = {"headers": {}, "attributes": {}, "metadata": {}, **attributes}

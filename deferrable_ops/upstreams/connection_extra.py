@@ -25,7 +25,7 @@ _LIMIT: Final = "does not give triggerers the connections of a team that are sto
 
 
 class UnknownConnection(ConfigurationError):
-    """Airflow has no connection with this id."""
+    """Raised if Airflow has no connection with the given id."""
 
 
 async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[Any, Any]:
@@ -59,8 +59,9 @@ async def read_connection(conn_id: str, *, timeout: float = _TIMEOUT) -> tuple[A
 def team_connection(conn_id: str) -> Any:
     """Search the secrets backends of this process for a connection of the team of this process, and return it.
 
-    Return None if this process belongs to no team. Also return None on a worker, if the backends have no such
-    connection, because Airflow's API knows the worker's team. Call this function in a thread, because it may block.
+    Return None if this process belongs to no team. On a worker, return None also if the backends have no such
+    connection: a worker can then ask Airflow's API, which knows the worker's team. Call this function in a thread,
+    because it may block.
 
     :raises UnknownConnection: if the backends have no such connection, and this process is a triggerer. A connection
         without a team is not used instead: the team may have a connection with the same id in Airflow's database, and
@@ -99,7 +100,9 @@ def team_connection(conn_id: str) -> Any:
 
 
 def missing_connection(conn_id: str, error: Exception | None = None) -> str:
-    """Return an error message: Airflow has no connection with this id, and how to create the connection."""
+    """Return an error message, which says that Airflow has no connection with this id, and how to create the
+    connection.
+    """
     team = settings.team()
     if team is None:
         return f"there is no connection {conn_id!r}; create it ({error})"

@@ -26,10 +26,10 @@ _REQUEST_TIMEOUT, _CONNECT_TIMEOUT = 60.0, 20.0
 
 
 class RequestFailed(DeferrableOpsError, ConnectionError):
-    """The HTTP server could not be reached, or the connection to it was lost.
+    """Raised if the HTTP server could not be reached, or if the connection to the server was lost.
 
-    :param error: the exception that the HTTP client raised. The text of this exception may contain the URL, and the URL
-        may contain a secret.
+    :param error: the exception that the HTTP client raised. The text of the HTTP client's exception may contain the
+        URL, and the URL may contain a secret.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -38,7 +38,7 @@ class RequestFailed(DeferrableOpsError, ConnectionError):
 
 
 class InvalidUrl(RequestFailed, InputError):
-    """No request can be sent to this URL, because the URL is invalid."""
+    """Raised if no request can be sent to a URL, because the URL is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class HttpRequest:
 
     :param json: an object that is sent as JSON in the request's body. If ``json`` is None, the body is ``data``,
         unchanged.
-    :param auth: the user name and the password for basic authentication; None for a request without basic
+    :param auth: the user name and the password for basic authentication, or None for a request without basic
         authentication.
     :param secrets: strings that must not appear in messages or logs, in addition to the values in ``auth``.
     """
@@ -66,7 +66,7 @@ class HttpResponse:
     """An HTTP response.
 
     :param text: the body of the response, cut off after 64 KiB.
-    :param retry_after: the number of seconds in the header ``Retry-After``; None if the response has no such header.
+    :param retry_after: the number of seconds in the header ``Retry-After``, or None if the response has no such header.
     """
 
     status: int
@@ -84,7 +84,7 @@ async def send(
     :param before_send: a function that is awaited when the connection is open, before any data is sent. If this
         function raises an error, the request is not sent.
     :raises InvalidUrl: if the URL is invalid.
-    :raises RequestFailed: if the server could not be reached, or the connection to it was lost.
+    :raises RequestFailed: if the server could not be reached, or the connection to the server was lost.
     :raises TimeoutError: if the complete response did not arrive within 60 s.
     """
     async with shared_session() as session:

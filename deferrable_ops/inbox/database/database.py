@@ -82,7 +82,7 @@ class Transaction:
 
 
 class Database:
-    """Runs reads and writes, and retries them while the database does not answer.
+    """Runs reads and writes on the database, and retries a read or write while the database does not answer.
 
     The caller passes a read or a write as a function, so that the function can run again after a lost connection.
 
@@ -167,8 +167,8 @@ class Database:
     async def try_lock(self, name: str, seconds: float) -> bool:
         """Acquire a named lock for some seconds, for work that only one process may do at a time.
 
-        :return: whether the lock was acquired; False if another process holds the lock. The lock ends only after
-            `seconds` seconds.
+        :return: whether the lock was acquired; False if another process holds the lock. The lock cannot be released
+            earlier: it ends after `seconds` seconds.
         """
 
         async def write(transaction: Transaction) -> bool:
@@ -194,7 +194,7 @@ class Database:
     async def clock(self, connection: AsyncConnection) -> float:
         """Return the current time by the database's clock, in seconds since the epoch.
 
-        The clock is read on the given connection.
+        The clock is read over the given database connection.
         """
         return float((await self._first_row(connection, _NOW))[0])
 
@@ -230,7 +230,7 @@ class Database:
         return self._writing.begin()
 
     async def retry(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Call `attempt` and return its result. Call `attempt` again while the database does not answer.
+        """Call the function `attempt` and return its result. While the database does not answer, call `attempt` again.
 
         :raises DeploymentError: if the database rejected the login or lacks permissions.
         :raises InboxError: if the database rejected a statement.
@@ -270,8 +270,9 @@ class Database:
     async def _may_recover(self, error: Exception) -> bool:
         """Return whether a call is retried after an error that is not an outage.
 
-        Return True if the database rejected the login, but the login worked before or ``inbox_url`` now has another
-        login. Return True also if the retry timeout is infinite and the deployment is set up wrongly.
+        The call is retried in three cases: the database rejected a login that worked before; the database rejected the
+        login, but ``inbox_url`` now has another login; or the retry timeout is infinite and a user must correct the
+        deployment.
         """
         if is_rejected_login(error) and self._read_url is not None:
             # In a thread, because reading the option may run a command or ask a secrets backend.

@@ -12,7 +12,7 @@ from deferrable_ops.exceptions import DeploymentError
 def airflow_fernet(what: str) -> Any:
     """Return the Fernet object for ``[core] fernet_key``.
 
-    :param what: what is encrypted with the key, followed by "is" or "are", for the error message. For example,
+    :param what: a part of the error message: the name of what the key encrypts, followed by "is" or "are". For example,
         ``"channels' secrets are"``.
     :raises DeploymentError: if the Fernet key is malformed.
     """

@@ -36,7 +36,9 @@ def parse_url(url: str) -> URL:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether a URL is the URL of an in-memory SQLite database, which exists only as long as its connection."""
+    """Return whether a URL leads to an in-memory SQLite database. Such a database exists only as long as its
+    connection.
+    """
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
@@ -109,8 +111,8 @@ def _create_private_file(path: Path) -> None:
 def postgres_engine(url: URL, current: Callable[[], URL], *, pooled: bool) -> AsyncEngine:
     """Return an engine for a Postgres server.
 
-    :param current: a function that returns the current database URL. Each new connection uses the user and password of
-        this URL.
+    :param current: a function that returns the current database URL. Each new connection uses the user and the password
+        of the returned URL.
     :param pooled: whether the connections may go through a pooler in transaction mode, such as PgBouncer.
     :raises DeploymentError: if asyncpg is not installed, or if the URL has a parameter that asyncpg does not support.
     """

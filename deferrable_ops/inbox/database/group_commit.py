@@ -20,9 +20,9 @@ class GroupCommit(Generic[Item, Result]):
 
     :param write_all: a function that writes a batch of items in one transaction and returns their results in the same
         order.
-    :param writers: how many transactions may run at once. With two writers, this process prepares one transaction while
-        the database commits the other. On Postgres, two writers allow 15 % more callbacks per second (measured). SQLite
-        allows only one write transaction at a time.
+    :param writers: the maximum number of transactions that run at the same time. With two writers, this process
+        prepares one transaction while the database commits the other. On Postgres, two writers allow 15 % more
+        callbacks per second (measured). SQLite allows only one write transaction at a time.
     """
 
     def __init__(

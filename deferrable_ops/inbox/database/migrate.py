@@ -1,4 +1,4 @@
-"""Creates and upgrades the inbox's tables under a lock, because several processes may start at the same time."""
+"""Creates and upgrades the inbox's tables. A lock ensures that only one process at a time changes the tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _upgrading = threading.Lock()
 class SchemaVersion:
     """The schema version of an inbox's tables.
 
-    :param number: the number of the newest migration that ran; None if the inbox has no tables.
+    :param number: the number of the newest migration that ran, or None if the inbox has no tables.
     :param oldest_reader: the number of a migration. Every release that contains this migration can use the tables. If
         `oldest_reader` is None, every release that contains the migration `number` can use the tables.
     """
@@ -38,7 +38,7 @@ class SchemaVersion:
 
     @property
     def is_outdated(self) -> bool:
-        """True if this release must upgrade the inbox's tables before it can use the tables."""
+        """True if this release cannot use the inbox's tables before it has upgraded the tables."""
         return self.number is None or self.number < HEAD
 
     @property

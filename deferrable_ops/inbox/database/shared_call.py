@@ -1,4 +1,4 @@
-"""A call that concurrent callers share."""
+"""Lets concurrent callers of a function share one call of this function."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class SharedCall(Generic[T]):
     """Shares one run of a function between concurrent callers.
 
     The first caller starts the function. Callers that arrive while the function runs get the result or error of this
-    run. Because the callers share one run, all of them wait for the same timeout during an outage, and not for one
-    timeout after another. The function runs in an empty context, so that it does not write to the log of the task whose
-    trigger called the function first.
+    run. During an outage, all callers wait for the timeout of this one run, and not for one timeout after another. The
+    function runs in an empty context, so that it does not write to the log of the task whose trigger called the
+    function first.
     """
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
@@ -24,7 +24,7 @@ class SharedCall(Generic[T]):
         self._running: asyncio.Task[T] | None = None
 
     async def __call__(self) -> T:
-        """Wait for the running function, or start the function; return its result.
+        """Return the result of the function. Start the function, unless it is already running.
 
         Cancelling a caller does not cancel the function.
         """
@@ -36,7 +36,7 @@ class SharedCall(Generic[T]):
         return await asyncio.shield(self._running)
 
     async def cancel(self) -> None:
-        """Cancel the running function."""
+        """Cancel the function if it is running."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)

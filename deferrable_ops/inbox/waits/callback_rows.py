@@ -59,7 +59,7 @@ Row = tuple[Any, ...]
 
 
 async def find_waits(transaction: Transaction, wait_ids: set[str]) -> Sequence[Row]:
-    """Lock the rows of the given waits in the table `waits`, and return columns of these rows.
+    """Lock the rows of the given waits in the table `waits`, and return some columns of these rows.
 
     :return: for each wait that exists, a row with id, state, expected, whether the deadline has passed, the number of
         refused callbacks, and whether the inbox has earlier callbacks of the wait.
@@ -118,7 +118,7 @@ async def add_and_settle(
 
 
 async def beat(transaction: Transaction, wait_ids: list[str]) -> None:
-    """Record that a heartbeat arrived for each of the given waits, and restart their heartbeat timeouts."""
+    """Record that a heartbeat arrived for each of the given waits, and restart the waits' heartbeat timeouts."""
     if wait_ids:
         await transaction.connection.execute(
             update(waits)

@@ -1,8 +1,9 @@
-"""Evaluates and records each callback in one transaction, and returns a receipt.
+"""Evaluates and records each callback in one transaction, and returns a receipt (the response to the callback).
 
 A callback is checked in the order that ``docs/callbacks.md`` documents. A callback is rejected if its Idempotency-Key
-was used with other content. A duplicate gets the receipt of the first callback. A callback is rejected if its wait has
-expired, or was superseded, killed or settled. A callback that is neither rejected nor a duplicate is evaluated.
+was used with other content. A duplicate gets the receipt of the first callback. A callback is rejected if its wait is
+over: the wait has expired, was settled or killed, or the task has a newer attempt. A callback that is neither rejected
+nor a duplicate is evaluated.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ UNKNOWN_WAIT: Final = (
 
 
 class Verb(StrEnum):
-    """The kind of a callback."""
+    """The kind of a callback, such as success or heartbeat."""
 
     # Evaluated with the operator's expressions. Without expressions it is a success.
     POST = "post"
@@ -43,7 +44,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One callback.
+    """A callback that a service sent for a wait.
 
     :param body: the bytes of the request's body, which are JSON.
     :param payload: the JSON value of the body.
@@ -77,7 +78,7 @@ class Receipt:
 
 
 class Callbacks:
-    """Records callbacks."""
+    """Evaluates and records callbacks, and returns a receipt (the response) for each callback."""
 
     def __init__(self, database: Database) -> None:
         self.record: GroupCommit[Callback, Receipt] = GroupCommit(
@@ -94,7 +95,7 @@ class Callbacks:
 
 @dataclass(slots=True)
 class _BatchWait:
-    """A wait, with the changes that the callbacks of one batch make to this wait.
+    """A wait, together with the changes that the callbacks of one batch make to the wait.
 
     :param has_callbacks: whether callbacks of earlier batches are recorded for the wait.
     """
@@ -113,7 +114,9 @@ class _BatchWait:
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch of callbacks, their waits, the earlier callbacks of these waits, and the rows to write."""
+    """A batch of callbacks, with the waits of these callbacks, the earlier callbacks of the waits, and the rows to
+    write.
+    """
 
     transaction: Transaction
     received_at: str
@@ -167,7 +170,8 @@ class _Batch:
         self.transaction.changed.update([wait.id for wait in settled], progress)
 
     def _repeat_receipt(self, callback: Callback, wait: _BatchWait) -> Receipt | None:
-        """Return the receipt of an earlier callback that has the same Idempotency-Key or the same content, or None.
+        """Return the receipt of an earlier callback with the same Idempotency-Key or content. Return None without such
+        a callback.
 
         If the Idempotency-Key is the same but the content differs, return a receipt with status 422.
         """

@@ -1,4 +1,4 @@
-"""Cancellations: a process stops the external work of a wait that has ended, and tries again after an error."""
+"""Cancellations: a process stops the external work of a wait that has ended. After an error, a process tries again."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Cancellation:
 class Cancellations:
     """Lets only one process at a time carry out a cancellation.
 
-    :param lease: for how many seconds a cancellation is assigned to a process; after that, another process can get the
-        cancellation.
+    :param lease: for how many seconds a cancellation is assigned to a process. After these seconds, another process can
+        get the cancellation.
     """
 
     def __init__(self, database: Database, owner: Owner, *, lease: float = _LEASE) -> None:
@@ -94,7 +94,7 @@ class Cancellations:
         return None
 
     async def give_back(self, cancellation: Cancellation) -> None:
-        """Let another process carry out a cancellation at once. No attempt to stop the external work is counted."""
+        """Let another process carry out a cancellation at once. This does not count as an attempt."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(
@@ -106,7 +106,7 @@ class Cancellations:
         await self._database.write(write)
 
     async def mark_stopped(self, cancellation: Cancellation) -> None:
-        """Record that the external work of the wait was stopped."""
+        """Record in the inbox that a process has stopped the external work of the wait."""
 
         async def write(transaction: Transaction) -> None:
             await transaction.connection.execute(

@@ -1,4 +1,6 @@
-"""Ends waits without a callback: waits that are killed or superseded, that expire, or that receive no heartbeats."""
+"""Ends waits that get no callback: their task was killed or has a newer attempt, or a deadline or heartbeat timeout
+passed.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ async def expire(database: Database, owner: Owner, beats_since: float | None) ->
     Return the seconds until the next deadline. If this process does not belong to the inbox's owner, settle no wait,
     and return infinity.
 
-    :param beats_since: the time since which an endpoint and the watcher have been running, in seconds since the epoch;
-        as in :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
+    :param beats_since: the time since which both an endpoint and the watcher of this process have been running, in
+        seconds since the epoch; see :meth:`deferrable_ops.inbox.waits.waits.Waits.expire`.
     """
 
     async def look(connection: AsyncConnection) -> tuple[bool, float]:
@@ -75,7 +77,7 @@ async def end_waits(
     *conditions: ColumnElement[bool],
     outcome: str | None = None,
 ) -> None:
-    """Settle the chosen waits that are in the state ``waiting`` and meet the conditions.
+    """Settle those of the chosen waits that are in the state ``waiting`` and meet the conditions.
 
     The external work of the settled waits is marked for cancellation.
     """
@@ -111,7 +113,8 @@ def cancellation_values(transaction: Transaction) -> dict[str, Any]:
 
 
 async def mark_seen(database: Database, wait_ids: Collection[str]) -> None:
-    """Record that a triggerer runs the triggers of these waits, and move their deadlines; see :meth:`Waits.mark_seen`.
+    """Record that a triggerer runs the triggers of these waits, and move the waits' deadlines; see
+    :meth:`Waits.mark_seen`.
 
     Waits whose deadline does not pause are ignored.
     """
@@ -145,7 +148,7 @@ def _first_due(now: float) -> Select[tuple[float | None, float | None]]:
 
 
 def _counts(now: float) -> ColumnElement[bool]:
-    """Return the SQL condition that is true if the deadline of a wait is not paused."""
+    """Return the SQL condition that is true for a wait whose deadline is not paused at the time `now`."""
     seen_at = waits.c.seen_at
     return or_(seen_at.is_(None), seen_at >= now - _SEEN_LASTS, seen_at < now - _LONGEST_PAUSE)
 

@@ -23,7 +23,7 @@ class Endpoints:
     """The endpoints that share this inbox.
 
     :param announce_interval: seconds between two updates of an endpoint's row in the inbox.
-    :param down_after: an endpoint counts as down this many seconds after the last update of its row.
+    :param down_after: an endpoint is treated as down if its row was not updated for this many seconds.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Endpoints:
         self._down_after = down_after
 
     async def up_since(self) -> float | None:
-        """Return the time since which an endpoint has been running, in seconds since the epoch.
+        """Return the time since which an endpoint has been running without a gap, in seconds since the epoch.
 
         Return None if no endpoint is running. If several endpoints are running, return the start time of the endpoint
         that started last, because it is unknown which endpoint a service calls.
@@ -55,7 +55,7 @@ class Endpoints:
     async def announce(self) -> None:
         """Record every second that this endpoint is running, if any waiting task expects heartbeats.
 
-        Runs until cancelled.
+        This method runs until it is cancelled.
         """
         identity = uuid4().hex
         while True:

@@ -14,9 +14,9 @@ from deferrable_ops.outcome import Failure, Outcome, Skip, Success
 class Evaluation:
     """The effect of a callback on its wait.
 
-    :param outcome: the outcome with which the callback ends the wait; None if the wait continues.
-    :param progress: the new progress of a wait that continues; None if the progress is unchanged.
-    :param note: a hint for the sender of the callback, which is added to the receipt.
+    :param outcome: the outcome with which the callback ends the wait, or None if the wait continues.
+    :param progress: the new progress of a wait that continues, or None if the progress is unchanged.
+    :param note: a hint for the sender of the callback; the endpoint adds this hint to the response.
     """
 
     outcome: Outcome | None
@@ -25,7 +25,7 @@ class Evaluation:
 
 
 def evaluate(verb: str, payload: Any, expected: dict[str, Any]) -> Evaluation:
-    """Return the effect of a callback on its wait.
+    """Evaluate a callback, and return its effect on the wait: an outcome, new progress, or neither.
 
     :param verb: one of the values of :class:`~deferrable_ops.inbox.waits.callbacks.Verb`.
     :param payload: the JSON value of the callback's body.

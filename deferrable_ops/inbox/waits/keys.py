@@ -1,4 +1,4 @@
-"""Callback tokens, and the keys that sign them.
+"""Callback tokens, and the keys that sign the callback tokens.
 
 A token consists of the wait id, the key id and an HMAC-SHA256 in base64url, separated by dots. A token is computed when
 it is needed, and is never stored. A wait always has the same token. The signing keys are generated and stored in the
@@ -43,8 +43,8 @@ class Key:
 class Keys:
     """Signs and verifies callback tokens.
 
-    :param reload_interval: after this many seconds, the keys are read from the inbox again. A revocation takes effect
-        in other processes after at most `reload_interval` seconds.
+    :param reload_interval: after this many seconds, the keys are read from the inbox again. If a key is revoked, other
+        processes reject its tokens after at most `reload_interval` seconds.
     :param min_query_interval: the shortest time between two queries of the keys, in seconds. `min_query_interval`
         limits the load from requests with invented key ids.
     """
@@ -151,7 +151,7 @@ class Keys:
 
 
 def check_form(token: str) -> None:
-    """Check the form of a token, but not its signature.
+    """Check that a string has the form of a callback token. The signature of the token is not checked.
 
     :raises TokenRefused: if the token is malformed.
     """

@@ -2,9 +2,9 @@
 
 The wait's row in the inbox stores which process holds the launch claim, and until when (the lease). Only one process at
 a time holds the launch claim; it renews the lease while it launches the work. Any other process waits until the lease
-has expired, and then takes over the launch claim and sends the launch request with the same idempotency key. In this
-way, the work never runs under two idempotency keys. A second launch request is sent only if the response to the first
-launch request was not recorded.
+has expired, and then takes over the launch claim and sends the launch request with the same idempotency key. So the
+external system gets only one idempotency key for the work. A second launch request is sent only if the response to the
+first launch request was not recorded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ _ACQUIRE_INTERVAL = 1.0
 
 
 class ClaimLost(DeferrableOpsError):
-    """The wait was settled, or another process took over the launch claim, so this process must not launch the work."""
+    """Raised if this process must not launch the work: the wait was settled, or another process has the launch claim
+    now.
+    """
 
 
 class _ClaimResult(Enum):
@@ -54,7 +56,7 @@ class _ClaimResult(Enum):
 class Launches:
     """Grants launch claims. A launch claim is the right to launch the external work of one wait.
 
-    :param lease: how many seconds after its last renewal a launch claim expires.
+    :param lease: a launch claim expires this many seconds after its last renewal.
     :param renew_interval: seconds between two renewals of a launch claim.
     :param send_margin: a launch request is sent only if at least this many seconds are left until the lease expires.
     :param acquire_interval: seconds between two attempts to acquire a launch claim that another process holds.
@@ -90,7 +92,8 @@ class Launches:
 
         If the inbox belongs to another deployment of Airflow, wait until the inbox belongs to this deployment.
 
-        :return: the launch claim; None if the external work was already launched, or if the wait is settled.
+        :return: the launch claim. The result is None if the external work was already launched, or if the wait is
+            settled.
         """
         claim = Claim(wait_id, self)
         while (result := await claim.acquire()) in (_ClaimResult.HELD_BY_ANOTHER, _ClaimResult.NOT_OWNER):
@@ -155,7 +158,7 @@ class Claim:
         self._held_until = float("-inf")
 
     async def acquire(self) -> _ClaimResult:
-        """Acquire the launch claim, or renew its lease."""
+        """Acquire the launch claim, or renew the lease if this process already holds the launch claim."""
         requested_at = time.monotonic()
         result = await self._launches.acquire((self._wait_id, self._owner))
         if result is _ClaimResult.GRANTED:
@@ -183,7 +186,7 @@ class Claim:
                 return until
 
     async def keep_renewing(self) -> None:
-        """Renew the lease of the launch claim until cancelled."""
+        """Renew the lease of the launch claim at regular intervals, until this coroutine is cancelled."""
         while True:
             await asyncio.sleep(self._launches.renew_interval)
             with suppress(DeferrableOpsError):

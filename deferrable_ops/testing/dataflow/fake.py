@@ -23,8 +23,8 @@ class FakeDataflow:
     """A fake Dataflow. A job without a script goes through the states queued, running and done without delays.
 
     :ivar trouble: injects errors, lost replies and delays, and counts the calls.
-    :ivar second_launch: the response to a launch with the name of an active job: ALREADY_EXISTS with ``refuse``, or the
-        active job with ``return``.
+    :ivar second_launch: the response to a launch whose job name is the name of an active job. With ``refuse``, the
+        response is the error ALREADY_EXISTS; with ``return``, it is the active job.
     :ivar list_lag: for how many seconds a new job is missing from lists of jobs.
     :ivar get_lag: for how many seconds ``GetJob`` does not find a new job.
     :ivar label_lag: for how many seconds a new job is returned without labels.
@@ -66,9 +66,12 @@ class FakeDataflow:
         :param steps: the steps that a job goes through. A job without steps stays queued until :meth:`move` is called.
         :param hides_type: if True, the API does not return the type of a queued job, as with a flex template.
         :param stop_seconds: how many seconds it takes to cancel or drain a job.
-        :param list_lag: for how many seconds a job is missing from lists of jobs; None selects :attr:`list_lag`.
-        :param get_lag: for how many seconds ``GetJob`` does not find a job; None selects :attr:`get_lag`.
-        :param label_lag: for how many seconds a job is returned without labels; None selects :attr:`label_lag`.
+        :param list_lag: for how many seconds a job is missing from lists of jobs; If None, the attribute
+            :attr:`list_lag` applies.
+        :param get_lag: for how many seconds ``GetJob`` does not find a job; If None, the attribute :attr:`get_lag`
+            applies.
+        :param label_lag: for how many seconds a job is returned without labels; If None, the attribute
+            :attr:`label_lag` applies.
         """
         made = [step if isinstance(step, Step) else Step(**step) for step in steps]
         self._scripts[prefix] = Script(
@@ -125,7 +128,9 @@ class FakeDataflow:
     def create(
         self, name: str, project_id: str, region: str, labels: dict[str, str], request: dict[str, Any]
     ) -> FakeJob:
-        """Create a job as a launch does. The job goes through the steps of the script for its name."""
+        """Create a job as a launch request does. The job goes through the steps of the script that matches the job's
+        name.
+        """
         script = self._scripts[max((p for p in self._scripts if name.startswith(p)), key=len)]
         job = FakeJob(
             id=f"{datetime.now(UTC):%Y-%m-%d_%H_%M_%S}-{len(self._jobs) + 1:019d}",

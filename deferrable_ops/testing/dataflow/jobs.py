@@ -1,4 +1,4 @@
-"""The jobs of the fake Dataflow, and the steps that they go through."""
+"""The jobs of the fake Dataflow server, and the steps through which these jobs go."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class FakeJob:
     :param steps: the steps through which the job will go.
     :param hides_type: if True, the API does not return the job's type while the job is queued.
     :param stop_seconds: how many seconds it takes to cancel or drain the job.
-    :param list_lag: for how many seconds the new job is missing from lists of jobs; None selects `list_lag` of
-        :class:`FakeDataflow`.
+    :param list_lag: for how many seconds the new job is missing from lists of jobs; if None, `list_lag` of
+        :class:`FakeDataflow` applies.
     :param metrics: the job's metrics, by name.
-    :param get_lag: for how many seconds ``GetJob`` does not find the new job; None selects `get_lag` of
-        :class:`FakeDataflow`.
-    :param label_lag: for how many seconds the new job is returned without labels; None selects `label_lag` of
-        :class:`FakeDataflow`.
+    :param get_lag: for how many seconds ``GetJob`` does not find the new job; if None, `get_lag` of
+        :class:`FakeDataflow` applies.
+    :param label_lag: for how many seconds the new job is returned without labels; if None, `label_lag` of
+        :class:`FakeDataflow` applies.
     """
 
     id: str

@@ -64,24 +64,26 @@ class Service:
         self._store = store
 
     async def launch_flex_template(self, request: Any, context: Any) -> Any:
-        """LaunchFlexTemplate launches a job from a flex template."""
+        """Handle the API's method LaunchFlexTemplate, which launches a job from a flex template."""
         job = await self._launch(request, request.launch_parameter, context)
         return api.LaunchFlexTemplateResponse(job=self._described(job, full=True))
 
     async def launch_template(self, request: Any, context: Any) -> Any:
-        """LaunchTemplate launches a job from a classic template."""
+        """Handle the API's method LaunchTemplate, which launches a job from a classic template."""
         job = await self._launch(request, request.launch_parameters, context)
         return api.LaunchTemplateResponse(job=self._described(job, full=True))
 
     async def get_job(self, request: Any, context: Any) -> Any:
-        """GetJob returns a job. With a summary view, the returned job contains no labels."""
+        """Handle the API's method GetJob, which returns a job. With a summary view, the returned job contains no
+        labels.
+        """
         job = await self._find(request, context)
         if not job.is_older_than(self._store.get_lag if job.get_lag is None else job.get_lag):
             await _not_found(request, context)
         return self._described(job, full=request.view not in _SUMMARY_VIEWS)
 
     async def list_jobs(self, request: Any, context: Any) -> Any:
-        """ListJobs returns summaries of jobs."""
+        """Handle the API's method ListJobs, which returns summaries of jobs without labels."""
         kind = api.ListJobsRequest.Filter
         found = [
             job
@@ -100,7 +102,7 @@ class Service:
         return api.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     async def update_job(self, request: Any, context: Any) -> Any:
-        """UpdateJob cancels or drains a job."""
+        """Handle the API's method UpdateJob, which cancels or drains a job."""
         job = await self._find(request, context)
         states = api.JobState
         how = {states.JOB_STATE_CANCELLED: "cancel", states.JOB_STATE_DRAINED: "drain"}.get(
@@ -117,7 +119,7 @@ class Service:
         return self._described(job, full=False)
 
     async def list_job_messages(self, request: Any, context: Any) -> Any:
-        """ListJobMessages returns the messages of a job, oldest first."""
+        """Handle the API's method ListJobMessages, which returns the messages of a job, the oldest first."""
         job = await self._find(request, context)
         least = _LEAST_OF_NUMBER.get(int(request.minimum_importance), 0)
         pb = type(request).pb(request)
@@ -144,7 +146,7 @@ class Service:
         return answer
 
     async def get_job_metrics(self, request: Any, context: Any) -> Any:
-        """GetJobMetrics returns the metrics of a job."""
+        """Handle the API's method GetJobMetrics, which returns the metrics of a job."""
         job = await self._find(request, context)
         answer = api.JobMetrics()
         for name, scalar in job.metrics.items():

@@ -35,7 +35,7 @@ class _Error:
 
 
 class Trouble:
-    """The errors, lost replies and delays of each method of Dataflow's API.
+    """The errors, lost replies and delays that a test has set for each method of Dataflow's API.
 
     This class also counts the calls of each method.
     """
@@ -60,7 +60,7 @@ class Trouble:
 
         :param method: the name of a method of Dataflow's API, such as ``GetJob``.
         :param code: the gRPC status that the client receives.
-        :param times: how many calls fail. If `times` is None, all calls fail until :meth:`mend` is called.
+        :param times: the number of calls that fail. If `times` is None, all calls fail until :meth:`mend` is called.
         :param parameters: a dict with the name of each invalid template parameter, and why the parameter is invalid.
         :param skip: how many calls succeed before the first failure. Each page of a list is one call, so with
             ``skip=1`` the second page fails.
@@ -70,7 +70,7 @@ class Trouble:
         )
 
     def lose_replies(self, method: str, times: int | None = 1, code: str = "") -> None:
-        """Execute the next calls of a method, but do not send the replies.
+        """Execute the next calls of a method, but do not send the replies of these calls to the client.
 
         :param code: the gRPC status that the client receives; an empty string sends no reply at all.
         """
@@ -91,14 +91,15 @@ class Trouble:
     def mend(self, method: str = "") -> None:
         """Remove all errors, lost replies and delays.
 
-        :param method: the method whose errors, replies and delays are removed; "" means all methods.
+        :param method: the method whose errors, lost replies and delays are removed. If `method` is "", those of all
+            methods are removed.
         """
         for methods in (self._errors, self._lost, self._before, self._after):
             for name in [method] if method else METHODS:
                 methods.pop(name, None)
 
     async def arrive(self, method: str, context: Any) -> None:
-        """Count a call, and apply the errors and delays that happen before the call is executed."""
+        """Count a call of a method, and apply the errors and delays that a test has set for before the call."""
         self.calls[method] += 1
         if error := _next(self._errors[method]):
             await _abort(context, error)
@@ -108,7 +109,7 @@ class Trouble:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
 
     async def leave(self, method: str, context: Any) -> None:
-        """Apply the lost replies and delays that happen after a call was executed."""
+        """Apply the lost replies and delays that a test has set for the time after the execution of a call."""
         if lost := _next(self._lost[method]):
             if not lost.code:
                 # Wait until the client cancels the call.

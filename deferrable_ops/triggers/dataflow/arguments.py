@@ -1,5 +1,5 @@
-"""Validates the arguments of a Dataflow task. Literal values are checked when the DAG is parsed. Templates are checked
-after they were rendered.
+"""Validates the arguments of a Dataflow task. Values without templates are checked when Airflow parses the DAG. Values
+with templates are checked after Airflow has rendered the templates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds unknown fields in the body of a launch request when a DAG is parsed, if the Dataflow client is installed."""
+"""Finds unknown fields in the body of a launch request when Airflow parses a DAG, with Google's Dataflow client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLIENT: Final = "google.cloud.dataflow_v1beta3"
 
 
 def check_body_fields(kind: Kind, body: Mapping[str, Any]) -> None:
-    """Check the names and types of the fields in a body. Without the Dataflow client, check nothing.
+    """Check the names and types of the fields in a body. If Google's Dataflow client is not installed, check nothing.
 
     :param body: a body that :func:`~deferrable_ops.triggers.dataflow.arguments.validate_launch` accepts, without
         templates.

@@ -74,11 +74,12 @@ def launcher_log_link(project_id: str, job_id: str) -> str:
 class DataflowTrigger(TaskTrigger):
     """Base class of the Dataflow triggers, with the project, the region and the credentials.
 
-    :param project_id: the id of the Google Cloud project; None means the project of the credentials.
-    :param gcp_conn_id: the id of the Airflow connection that has the credentials for the Dataflow API. None means the
-        connection ``google_cloud_default``; if that connection does not exist, the application default credentials.
-    :param impersonation_chain: the service account to impersonate. A list is a chain of service accounts; its last
-        account is the one to impersonate.
+    :param project_id: the id of the Google Cloud project. If None, the project of the credentials is used.
+    :param gcp_conn_id: the id of the Airflow connection that has the credentials for the Dataflow API. If None, the
+        connection ``google_cloud_default`` is used. If the connection ``google_cloud_default`` does not exist, the
+        application default credentials are used.
+    :param impersonation_chain: the service account to impersonate. With a list of service accounts, each account
+        impersonates the next one, and the last account makes the API calls.
     :param poll_interval: seconds between two polls. All tasks with the same project, region and credentials share the
         polls, and the smallest `poll_interval` of these tasks applies.
     """
@@ -140,10 +141,11 @@ class DataflowTrigger(TaskTrigger):
 
     @abstractmethod
     async def work(self) -> Outcome:
-        """Do the work of the task, and return the outcome of the task."""
+        """Launch, watch or stop the Dataflow jobs, as the task requires. Return the outcome of the task."""
 
     async def wait(self) -> Outcome:
-        """Do the work of the task. Stop early if the task's wait ends before the work has ended.
+        """Call :meth:`work`, and return its outcome. Stop the call if the task's wait ends before :meth:`work` has
+        ended.
 
         :raises DataflowUnavailable: if Dataflow refused a request or the credentials, but may accept them later.
         """
@@ -157,7 +159,7 @@ class DataflowTrigger(TaskTrigger):
             raise DataflowUnavailable(str(error)) from error
 
     def _is_repeated(self, error: DataflowRefused | MissingCredentials) -> bool:
-        """Return whether a refusal was repeated for so long that it is final."""
+        """Count an error. Return whether the same error has lasted for so long that the task fails."""
         code = error.code if isinstance(error, DataflowRefused) else None
         now = time.monotonic()
         _, since, count = self._refusal if self._refusal and self._refusal[0] == code else (code, now, 0)
@@ -176,7 +178,8 @@ class DataflowTrigger(TaskTrigger):
         self._log_problem(refused, time.monotonic() - self._problem_since)
 
     def _log_problem(self, error: DataflowError, seconds: float) -> None:
-        """Write an error that only this task has to the task's log, if a log line about the error is due.
+        """Write an error to the task's log, if the next log line about the error is due. Other tasks do not have this
+        error.
 
         :param seconds: for how many seconds each request has failed with this error.
         """
@@ -192,7 +195,7 @@ class DataflowTrigger(TaskTrigger):
             )
 
     def note_problem(self, problem: ReadProblem) -> bool:
-        """Write a failed read of a job to the task's log. Return whether the job is gone."""
+        """Write a failed read of a job to the task's log. Return whether the job no longer exists."""
         error = problem.error
         # An outage of the region is in the task's log already.
         if all(outage.source != self.target.source for outage in outages.active()):
@@ -231,12 +234,12 @@ class DataflowTrigger(TaskTrigger):
 class FollowingTrigger(DataflowTrigger):
     """Base class of the triggers that wait for one Dataflow job.
 
-    :param expected_state: the state of the job for which the task waits: "done", "running" or "drained"; None means
-        "running" for a streaming job, otherwise "done".
-    :param log_messages: the lowest importance of the job's messages that are written to the task's log; None means that
-        no messages are written.
-    :param expected_states: the API's names of the states in which the task succeeds; None means that `expected_state`
-        is used.
+    :param expected_state: the state of the job for which the task waits: "done", "running" or "drained". If
+        `expected_state` is None, the state is "running" for a streaming job, otherwise "done".
+    :param log_messages: the lowest importance of the job's messages that are written to the task's log; if
+        `log_messages` is None, no messages are written.
+    :param expected_states: the API's names of the states in which the task succeeds. If `expected_states` is None,
+        `expected_state` is used.
     :param result: the value of a successful task: "job" is the job, "id" is the job's id, and "metrics" is the job with
         its metrics. With "id", the XCom ``job`` contains the job.
     """
@@ -311,7 +314,9 @@ class FollowingTrigger(DataflowTrigger):
                         return ending
 
     def _evaluate_problem(self, job_id: str, problem: ReadProblem) -> Outcome | None:
-        """Return the task's outcome if the job is gone or was never readable; None if the task must wait longer."""
+        """Return the task's outcome if the job no longer exists or was never readable. Return None if the task must
+        wait longer.
+        """
         error = problem.error
         if self.note_problem(problem):
             return Failure(f"the job {job_id} does not exist any more: {error}", retryable=self.started)
@@ -319,7 +324,9 @@ class FollowingTrigger(DataflowTrigger):
         return Failure(str(error), retryable=False) if is_final else None
 
     def with_problem(self, reason: str) -> str:
-        """Return the reason of a timeout. If the last read of the job failed, add its error."""
+        """Return the reason why the task timed out. If the last read of the job failed, the reason also contains the
+        read's error.
+        """
         return reason if self._problem is None else f"{reason}; {self._problem}"
 
     async def _evaluate(self, dataflow: Dataflow, job: Job) -> Outcome | str | None:
@@ -399,7 +406,9 @@ class FollowingTrigger(DataflowTrigger):
         return reason
 
     async def _messages(self, dataflow: Dataflow, job: Job, least: str) -> str:
-        """Return the texts of a job's messages, for the reason of a failure; "" if there are none."""
+        """Return the texts of a job's messages, for the error message of a failed task; "" if the job has no such
+        messages.
+        """
         try:
             async with asyncio.timeout(_REASON_TIMEOUT):
                 messages = await dataflow.messages(job.id, least=least)
@@ -454,7 +463,9 @@ class FollowingTrigger(DataflowTrigger):
             await self.inbox.waits.save_progress(self.current.id, progress)
 
     async def _publish_job_id(self, job_id: str) -> None:
-        """Set the XComs with the job's id and link, unless these XComs are set already."""
+        """Set two XComs: the job's id, and the link to the job in the Google Cloud console. Do nothing if the XComs are
+        set already.
+        """
         if job_id == self._job_id:
             return
         # A job that replaces another job has its own messages.

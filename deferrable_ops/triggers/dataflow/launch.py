@@ -38,18 +38,18 @@ _LABELLED_LATE = NOT_STARTED | {FAILED}
 
 @dataclass(frozen=True, slots=True)
 class LaunchTimings:
-    """The pauses between retries of a launch, and between requests that look for a job.
+    """The pauses between retries of a launch request, and between the API requests that look for a job.
 
     :param first_pause: seconds before the first retry of a launch; the pause doubles with each further retry.
     :param longest_pause: the longest pause between two retries of a launch, in seconds.
     :param labels_within: for how many seconds the library waits for the labels of a new job. The API may first return
         the job without labels.
     :param labels_every: seconds between two requests for a job's labels.
-    :param searches: how many times the library looks for a job whose launch got no response. Dataflow may create such
-        a job some seconds after the launch.
+    :param searches: the maximum number of times that the library looks for a job whose launch got no response. Dataflow
+        may create such a job some seconds after the launch.
     :param search_every: seconds between two searches for a job whose launch got no response.
-    :param gone_after: the library treats a job with a known id as gone if Dataflow has not found the job for this many
-        seconds. Dataflow may not find a new job at first.
+    :param gone_after: the library assumes that a job with a known id no longer exists if Dataflow has not found the job
+        for this many seconds. Dataflow may not find a new job at first.
     :param gone_every: seconds between two reads of a job that Dataflow does not find.
     :param errors_within: for how many seconds a launch is retried after an internal error of Dataflow, if
         `launch_timeout` is not set.
@@ -74,11 +74,11 @@ _CLOCK_DIFFERENCE: Final = 3_600.0
 
 
 class ForeignJob(DataflowError):
-    """Another job already has the name of this task's job, and this task attempt did not launch that other job."""
+    """Raised if a job that this task attempt did not launch already has the job name of this task."""
 
 
 class NotAccepted(DataflowError):
-    """Dataflow did not accept the launch of a job within `launch_timeout`."""
+    """Raised if Dataflow did not accept the launch of a job within `launch_timeout`."""
 
 
 class Launch:
@@ -86,9 +86,9 @@ class Launch:
 
     :param request: the whole launch request, with the job's name and a label that contains the id of the wait.
     :param name: the job's name.
-    :param keeps_name_since: the time at which the task began to wait, if other tasks and attempts use the same job
-        name; None if only this attempt uses the job name.
-    :param update: the request that replaces a running job with the same name; None if no job may be replaced.
+    :param keeps_name_since: if other tasks and attempts use the same job name, the time at which this task began to
+        wait. `keeps_name_since` is None if only this attempt uses the job name.
+    :param update: the request that replaces a running job with the same name, or None if no job may be replaced.
     """
 
     def __init__(
@@ -121,8 +121,9 @@ class Launch:
 
         :param check: an async function that is awaited before each request is sent. It raises an error if this process
             must not launch the job any more; see :meth:`deferrable_ops.inbox.waits.launches.Claim.check`.
-        :param timeout: for how many seconds a launch is retried. None means no limit; but after an error that may be
-            permanent, None means the limit ``errors_within``.
+        :param timeout: for how many seconds a launch is retried. If `timeout` is None, a launch is retried without a
+            limit. But after an error that may be permanent, a launch without a `timeout` is retried for only
+            ``errors_within`` seconds.
         :param sent: whether an earlier run of the trigger may have launched the job.
         :raises DataflowRefused: if Dataflow refused the launch, and a retry would be refused too.
         :raises ForeignJob: if a job with this name exists already, but was not launched by this task attempt.
@@ -203,7 +204,8 @@ class Launch:
         return self._update
 
     async def _require_own(self, job: Job, known: Collection[str]) -> Job:
-        """Return the job that Dataflow returned for the launch, if this attempt has launched the job.
+        """Return the job that Dataflow returned for the launch request. Before that, check that this attempt has
+        launched the job.
 
         Dataflow may return an active job with the same name instead of an error.
 
@@ -240,13 +242,13 @@ async def find_jobs(
 ) -> tuple[Job | None, list[Job]]:
     """Return the newest job with the given name and the label of the wait, and the other jobs with this name.
 
-    The jobs may be finished. If no job belongs to the wait, return None and all jobs with the name.
+    The returned jobs may be finished. If no job belongs to the wait, return None and all jobs with the name.
 
-    The API may return a job without its labels if the job does not run yet or has failed. If `since` is None, such a
-    job belongs to the wait, because its name contains a hash of the wait's id.
+    The API may return a job without its labels if the job does not run yet or has failed. If `since` is None, a job
+    without labels is treated as a job of the wait, because the job's name contains a hash of the wait's id.
 
-    :param since: the earliest time at which the job of the wait was created, in seconds since the epoch; None if only
-        one attempt uses the name.
+    :param since: the earliest time at which the job of the wait was created, in seconds since the epoch. `since` is
+        None if only one attempt uses the name.
     """
     jobs = await dataflow.find(name)
     for job in jobs:
@@ -267,7 +269,8 @@ async def find_launched(
     keeps_name: bool = False,
     timings: LaunchTimings = DEFAULT_TIMINGS,
 ) -> Job | None:
-    """Return the job that a wait has launched or may have launched; None if no job was found.
+    """Return the job that the task attempt with this wait has launched or may have launched. Return None if no job was
+    found.
 
     :param keeps_name: whether other attempts and tasks use the same job name.
     :raises DataflowUnavailable: if the job was launched, but Dataflow does not find the new job yet.
@@ -292,7 +295,7 @@ async def stop_job(
 
     Do nothing if the job is already stopping or finished.
 
-    :param own_only: whether a replacement keeps running if another wait has launched this replacement.
+    :param own_only: if True, a replacement that another wait has launched is not stopped.
     :param how: how to stop the job: "cancel" or "drain". With "drain", a running streaming job is drained, and any
         other job is cancelled, because it cannot be drained.
     :return: the job as Dataflow returned it after the request.
@@ -320,7 +323,7 @@ def _created_before(job: Job, time: float) -> bool:
 async def get_unless_gone(
     dataflow: Dataflow, job_id: str, *, timings: LaunchTimings = DEFAULT_TIMINGS
 ) -> Job | None:
-    """Return a job; None if Dataflow has not found the job for ``timings.gone_after`` seconds.
+    """Return a job, or None if Dataflow has not found the job for ``timings.gone_after`` seconds.
 
     :raises DataflowRefused: if Dataflow refused to return the job for another reason.
     """

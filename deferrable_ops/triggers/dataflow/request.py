@@ -1,4 +1,6 @@
-"""Builds the request that launches a Dataflow job, with the job's name and labels. Nothing here does I/O."""
+"""Builds the request that launches a Dataflow job, with the job's name and labels. The functions of this module do no
+I/O.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def job_name(prefix: str, wait_id: str) -> str:
 
 
 def fixed_name(name: str) -> str:
-    """Return the valid form of a job name that the jobs of all attempts have.
+    """Return the valid form of a job name. The jobs of all attempts of the task have this name.
 
     :raises InputError: if the name is too long, or contains characters that a job's name must not contain.
     """
@@ -50,7 +52,7 @@ def fixed_name(name: str) -> str:
 def valid_prefix(prefix: str, length: int = _NAME_LENGTH - _HASH_LENGTH - 1) -> str:
     """Return the prefix of a job's name in lower case, with hyphens instead of ``_``, ``.`` and blanks.
 
-    :param length: a longer prefix is cut after this number of characters, by default 50.
+    :param length: the maximum number of characters, by default 50. A longer prefix is cut off.
     :raises InputError: if the prefix contains characters that a job's name must not contain.
     """
     lowered = re.sub(r"[_.\s]", "-", prefix.strip().lower())
@@ -65,7 +67,9 @@ def valid_prefix(prefix: str, length: int = _NAME_LENGTH - _HASH_LENGTH - 1) -> 
 
 
 def name_prefix(given: str | None, body: Any, task_id: str) -> Any:
-    """Return the prefix of the job's name: `given`, or else the job name in the body, or else the task's id."""
+    """Return the prefix of the job's name, which is `given`. Without `given`, the prefix is the job name in the body.
+    If the body has no job name, the prefix is the task's id.
+    """
     return given or field_of(launch_parameters(body), "jobName") or task_id
 
 
@@ -123,7 +127,9 @@ def update_request(kind: Kind, request: dict[str, Any], mapping: Mapping[str, st
 
 
 def is_true(value: Any) -> bool:
-    """Return whether an argument or a field of a body is true. A value from a template is a string, such as "False"."""
+    """Return whether the value of an argument, or of a field of a body, means true. A value from a template is a
+    string, such as "False".
+    """
     return value not in (None, False, "", "false", "False")
 
 
@@ -162,8 +168,8 @@ def classic_body(body: Any, given: dict[str, Any]) -> Any:
 
 
 def launch_parameters(body: Any) -> Any:
-    """Return the launch parameters. If the body is a whole launch request, these are one field of the body; otherwise
-    they are the whole body.
+    """Return the launch parameters. If the body is a whole launch request, the launch parameters are one field of the
+    body; otherwise the launch parameters are the whole body.
     """
     if not _is_whole_request(body):
         return body
@@ -171,7 +177,7 @@ def launch_parameters(body: Any) -> Any:
 
 
 def field_of(mapping: Any, name: str) -> Any:
-    """Return a field of an API object; None if the field is missing.
+    """Return a field of an API object, or None if the field is missing.
 
     :param name: the field's name in camelCase. In `mapping`, the name may be in camelCase or in snake_case.
     """

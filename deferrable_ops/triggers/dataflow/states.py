@@ -67,11 +67,12 @@ def interpret_state(
     """Return what the state of a job means for the task that waits for the job.
 
     :param state: the state of the job, as a number of the API's enumeration JobState.
-    :param expected: the state for which the task waits, one of :data:`EXPECTED_STATES`; None means "running" for a
-        streaming job and "done" otherwise.
-    :param is_streaming: whether the job is a streaming job; None if the API has not returned the job's type, for
-        example because the job has not started.
-    :param expected_states: the names of the states in which the task succeeds; None means that `expected` is used.
+    :param expected: the state for which the task waits, one of :data:`EXPECTED_STATES`. If `expected` is None, the
+        state is "running" for a streaming job, and "done" otherwise.
+    :param is_streaming: whether the job is a streaming job. `is_streaming` is None if the API has not returned the
+        job's type, for example because the job has not started.
+    :param expected_states: the names of the states in which the task succeeds. If `expected_states` is None, `expected`
+        is used.
     """
     if expected_states is not None:
         return _interpret_expected(state, frozenset(map(state_number, expected_states)))
@@ -90,7 +91,7 @@ def interpret_state(
 
 
 def awaits_drained(expected: str | None, expected_states: Collection[str] | None) -> bool:
-    """Return whether a task waits until its job is drained. Only a streaming job can be drained."""
+    """Return whether a task waits for the state "drained" of its job. Only a streaming job can be drained."""
     if expected_states is None:
         return expected == "drained"
     numbers = set(map(state_number, expected_states))

@@ -63,8 +63,8 @@ class DataflowLaunchTrigger(FollowingTrigger):
     :param update: whether the launch replaces a running job with the same name.
     :param transform_name_mapping: the new names of the pipeline's renamed transforms. The keys are the names of these
         transforms in the running job.
-    :param on_timeout: how the job is stopped after the deadline. With None, a streaming job keeps running, and any
-        other job is stopped as `when_killed` requires.
+    :param on_timeout: how the job is stopped after the deadline. If `on_timeout` is None, a streaming job keeps
+        running, and any other job is stopped as `when_killed` requires.
     """
 
     classpath: ClassVar[str] = "deferrable_ops.triggers.dataflow.DataflowLaunchTrigger"
@@ -121,7 +121,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return self.when_killed != "leave" or self.on_timeout in ("cancel", "drain")
 
     def validate(self) -> None:
-        """Check the rendered arguments.
+        """Check the arguments of the trigger after their templates were rendered.
 
         :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
@@ -147,7 +147,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
                 await stop_job(dataflow, job, how, own_only=True)
 
     async def expired(self) -> Outcome:
-        """Return a failure, because the job did not finish before the deadline."""
+        """Return a failure, because the deadline of the task has passed before the job finished."""
         job = f"the job {self._job_id}" if self._job_id else "the job"
         reason = f"{job} did not finish within the timeout of {self.timeout:g} s; {self._end_after_timeout()}"
         return Failure(self.with_problem(reason))
@@ -165,9 +165,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return f"it is stopped ({name}={how!r}), unless it is a streaming job"
 
     def _how_to_stop(self, wait: Wait, job: Job | None) -> Literal["cancel", "drain", "leave"]:
-        """Return how to stop the job of a wait that is over.
+        """Return how to stop the job after the task's wait is over: cancel it, drain it, or leave it running.
 
-        :param job: the job; None if the job is not known yet. An unknown job is treated as a batch job.
+        :param job: the job, or None if the job is not known yet. An unknown job is treated as a batch job.
         """
         how = self.when_killed
         if wait.state is WaitState.EXPIRED:
@@ -193,7 +193,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
         return isinstance(outcome, Failure) and self.current.launched_at is None
 
     async def work(self) -> Outcome:
-        """Launch the job, unless it was launched already. Then wait for the job, and return the outcome of the job."""
+        """Launch the job, unless an earlier run of the trigger has launched the job. Then wait for the job, and return
+        its outcome.
+        """
         unread = None
         if self.current.launched_at is None:
             unread = await self._previous_attempt_with_job()
@@ -214,7 +216,7 @@ class DataflowLaunchTrigger(FollowingTrigger):
 
         Return None if the task's wait is already over.
 
-        :param unread: the earlier attempt of the task whose job may still run; None if there is no such attempt.
+        :param unread: the earlier attempt of the task whose job may still run, or None if there is no such attempt.
         """
         if self.current.launched_at is None:
             await self.stop_previous_attempts()
@@ -251,8 +253,9 @@ class DataflowLaunchTrigger(FollowingTrigger):
     async def _adopt_job_of(self, previous: Wait, dataflow: Dataflow) -> None:
         """Continue with the job of an earlier attempt, if this job still runs, or if its state still cannot be read.
 
-        The previous attempt left its job because it could not read the job's state, or because its deadline passed.
-        If this attempt did not continue with the job, it would launch a second job beside the first one.
+        The previous attempt left its job running, because the attempt could not read the job's state, or because the
+        attempt's deadline passed. Without this method, the current attempt would launch a second job while the first
+        job still runs.
         """
         # The job that runs now may have replaced the job that was launched.
         job_id = (previous.progress or {}).get(JOB_ID) or previous.launch_answer["job_id"]
@@ -339,7 +342,7 @@ class DataflowJobTrigger(FollowingTrigger):
         return False
 
     def validate(self) -> None:
-        """Check the rendered arguments.
+        """Check the arguments of the trigger after their templates were rendered.
 
         :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
@@ -350,7 +353,7 @@ class DataflowJobTrigger(FollowingTrigger):
         """Do nothing, because this task did not launch the job."""
 
     async def expired(self) -> Outcome:
-        """Return a failure, because the job did not finish before the deadline."""
+        """Return a failure, because the deadline of the task has passed before the job finished."""
         return Failure(
             self.with_problem(
                 f"the job {self.job_id} did not finish within the timeout of {self.timeout:g} s"
@@ -358,7 +361,7 @@ class DataflowJobTrigger(FollowingTrigger):
         )
 
     async def work(self) -> Outcome:
-        """Wait for the job and return its outcome."""
+        """Wait for the job, and return the outcome of the task."""
         async with self.client() as dataflow:
             return await self.follow(dataflow, self.job_id)
 
@@ -400,7 +403,7 @@ class DataflowStopTrigger(DataflowTrigger):
         return False
 
     def validate(self) -> None:
-        """Check the rendered arguments.
+        """Check the arguments of the trigger after their templates were rendered.
 
         :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
@@ -411,7 +414,7 @@ class DataflowStopTrigger(DataflowTrigger):
         """Do nothing, because this task has no external work to cancel."""
 
     async def expired(self) -> Outcome:
-        """Return a failure, because not all jobs finished before the deadline."""
+        """Return a failure, because the deadline of the task has passed before all jobs finished."""
         return Failure(f"not all jobs finished within the timeout of {self.timeout:g} s")
 
     async def work(self) -> Outcome:

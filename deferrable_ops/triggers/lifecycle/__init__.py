@@ -1,1 +1,1 @@
-"""Functions for all triggers of a process: they end tasks, cancel external work and do background work."""
+"""Functions that all triggers of a process share, which end tasks, cancel external work and do background work."""

@@ -45,9 +45,9 @@ def start() -> None:
 def start_with_triggerer() -> None:
     """Let each triggerer process that this process forks start the background work at once.
 
-    Otherwise, the background work would start with the first trigger of this library, and no request would be carried
-    out as long as no task of this library waits. If this release of Airflow starts a triggerer in another way than the
-    tested releases, nothing is changed.
+    Otherwise, the background work would start with the first trigger of this library. Until then, the triggerer would
+    carry out no request, for example to stop a supervisord. If this release of Airflow starts a triggerer in another
+    way than the tested releases, nothing is changed.
     """
     from airflow.jobs import triggerer_job_runner
 
@@ -65,14 +65,18 @@ def start_with_triggerer() -> None:
 
 
 def detach(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine in the background, until it is done, even if the trigger ends before. Its errors are logged."""
+    """Run a coroutine in the background. The coroutine continues if the trigger that started it ends. Errors of the
+    coroutine are logged.
+    """
     task = asyncio.get_running_loop().create_task(_logged(work), name="deferrable-ops detached")
     _detached.add(task)
     task.add_done_callback(_detached.discard)
 
 
 async def cancel_due(wait_id: str) -> None:
-    """Cancel the external work of one wait, if the inbox has a request to cancel it that is due."""
+    """Cancel the external work of one wait, if the inbox contains a request to cancel this work, and the request is
+    due.
+    """
     async with use_inbox(retry_timeout=NO_RETRY_TIMEOUT) as inbox:
         await cancel_due_work(inbox, wait_id)
 

@@ -19,7 +19,8 @@ _CANCEL_TIMEOUT = 50.0
 
 
 async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_every: float = 1.0) -> None:
-    """Cancel the external work of a task attempt that has ended. Call this after Airflow has cancelled the trigger.
+    """Cancel the external work of a task attempt that has ended. Call this function after Airflow has cancelled the
+    trigger.
 
     The attempt has ended if the inbox has a newer attempt of the task, or if the task is no longer deferred. If the
     task is still deferred after `check_for` seconds, Airflow has only moved the trigger to another triggerer, and
@@ -49,9 +50,11 @@ async def end_if_killed(attempt: Attempt, *, check_for: float = 10.0, check_ever
 async def cancel_due_work(
     inbox: Inbox, wait_id: str | None = None, *, without_features: Collection[str] = ()
 ) -> None:
-    """Cancel the external work of one wait, or of all waits, if the inbox contains requests to cancel this work now.
+    """Cancel the external work of one wait, or of all waits, if the inbox contains requests to cancel this work, and
+    these requests are due.
 
-    :param without_features: the features whose work is not cancelled, because this process cannot reach the work.
+    :param without_features: the names of the features, such as Dataflow, whose work is not cancelled, because this
+        process cannot reach the work.
     """
     of_other_teams: set[str] = set()
 

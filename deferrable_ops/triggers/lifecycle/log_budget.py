@@ -1,4 +1,4 @@
-"""Limits how many lines of foreign output all tasks of a triggerer copy into their logs.
+"""Limits how many lines of output of external programs all tasks of a triggerer together copy into their logs.
 
 A triggerer's parent process reads the log of all tasks, and reads it slowly (docs/known-airflow-bugs.md). So one
 program that prints a lot would delay the log of every other task.
@@ -22,15 +22,16 @@ _BURST_SECONDS: Final = 30.0
 
 
 class LogBudget:
-    """A number of log lines that grows with the time: a token bucket.
+    """The number of log lines that tasks may still write. The number grows with the time, as in a token bucket.
 
     A caller gets at most half of the lines that are left. So a task whose program prints a lot leaves lines to the
     other tasks.
 
-    :param rate: lines per second. A budget that was not used holds the lines of the last 30 seconds.
-    :param clock: returns the time in seconds.
-    :param room: returns how many bytes may be written now, because the logs of all tasks are late if the parent process
-        has much to read.
+    :param rate: the number of lines per second by which the budget grows. A budget that is not used grows for at most
+        30 seconds.
+    :param clock: a function that returns the time in seconds.
+    :param room: a function that returns how many bytes may be written now. This number is limited, because the logs of
+        all tasks are late if the parent process has much to read.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class LogBudget:
     def take(self) -> int:
         """Take half of the lines that are left, and return their number. The caller must give unused lines back.
 
-        Take fewer lines if there is no room for them.
+        Take fewer lines if their bytes may not be written now.
         """
         now = self._clock()
         self._left = min(self._most, self._left + self.rate * (now - self._filled_at))
@@ -59,11 +60,15 @@ class LogBudget:
         return taken
 
     def give_back(self, unused: int) -> None:
-        """Give lines back that were taken, but not used. A negative number means that more lines were used."""
+        """Give back the lines that the caller has taken, but not used. If `unused` is negative, the caller has used
+        more lines.
+        """
         self._left = min(self._most, self._left + unused)
 
 
 @cache
 def log_budget() -> LogBudget:
-    """Return the budget of this process, from ``[deferrable_ops] forward_logs_lines_per_second``."""
+    """Return the log budget of this process. The setting ``[deferrable_ops] forward_logs_lines_per_second`` is its
+    rate.
+    """
     return LogBudget(settings.forward_logs_lines_per_second())

@@ -1,19 +1,18 @@
 """Prevents a triggerer's event loop from blocking while it writes log lines.
 
-A triggerer has two processes: a parent process, and a child process in which the triggers run. The child process
-writes log lines to a blocking socket, which the parent process reads slowly. The parent process sends workloads to the
-child process with a blocking call. If the sockets in both directions are full, both processes block forever
-(airflow#65286, docs/known-airflow-bugs.md). Log lines of Airflow itself block in the same way, so a buffer only for
-the log lines of this library would not help.
+A triggerer has two processes: a parent process, and a child process in which the triggers run. The child process writes
+log lines to a blocking socket, which the parent process reads slowly. The parent process sends workloads to the child
+process with a blocking call. If the sockets in both directions are full, both processes block forever (airflow#65286,
+docs/known-airflow-bugs.md). Airflow's own log lines block in the same way. So a buffer only for the log lines of this
+library would not help.
 
 :func:`install` replaces the file descriptors of the log, of stdout and of stderr by pipes. A thread copies whole lines
-from the pipes to the original sockets. This thread never blocks. The number of lines that it keeps in memory is
-limited, and so are their bytes. If the parent process reads nothing for a long time, further log lines are dropped and
-counted.
+    from the pipes to the original sockets. This thread never blocks. The thread keeps a limited number of lines and of
+    bytes in memory. If the parent process reads nothing for a long time, further log lines are dropped and counted.
 
 Airflow closes the log of a task as soon as it knows that the task's trigger has ended. Lines that the parent process
-reads after that are missing in the task's log. So a trigger calls :func:`until_read` before it ends, and output of
-programs is copied only while :func:`room` is left.
+reads after that are missing in the task's log. So a trigger calls :func:`until_read` before it ends, and copies the
+output of programs only while :func:`room` returns a number above zero.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def install() -> str | None:
 
 
 def room() -> int:
-    """Return how many bytes of log lines may be written now, so that the logs of all tasks are not late."""
+    """Return how many bytes of log lines may be written now without a delay of the logs of all tasks."""
     return min((max(0, _MAX_UNREAD - pipe.unread()) for pipe in _log_pipes), default=sys.maxsize)
 
 
@@ -99,7 +98,8 @@ class LogPipe:
     :param as_json: whether each line is a JSON log line of Airflow.
     :param max_lines: the maximum number of log lines in memory; further lines are dropped. The number is limited,
         because each line costs time in the parent process, and needs more memory than its bytes.
-    :param max_bytes: the maximum number of bytes of all lines in memory together. One line may not be longer either.
+    :param max_bytes: the maximum number of bytes of all lines in memory together. The bytes of a single line are
+        limited by the same number.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class LogPipe:
             return self._taken + _queued(self._source, termios.FIONREAD)
 
     def unread(self) -> int:
-        """Return about how many of these bytes the parent process has not read yet."""
+        """Return approximately how many written bytes the parent process has not read yet."""
         with self._taking:
             in_memory = len(self._rest) + self._buffered + len(self._unsent)
             return (

@@ -30,7 +30,7 @@ _MAX_AT_ONCE: Final = 16
 
 
 class RequestFailed(DeferrableOpsError):
-    """The request cannot be carried out, and another attempt would fail for the same reason."""
+    """Raised if a request cannot be carried out, and another attempt would fail for the same reason."""
 
 
 class RequestRunner:
@@ -45,7 +45,9 @@ class RequestRunner:
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Look for requests once per interval, and carry them out. Runs until cancelled."""
+        """Look for requests in the inbox once per interval, and carry out the requests that this triggerer reaches.
+        This method runs until it is cancelled.
+        """
         try:
             while True:
                 await self._start_due()
@@ -64,9 +66,10 @@ class RequestRunner:
             found = await started
 
     async def _carry_out_next(self, started: asyncio.Future[bool]) -> None:
-        """Claim a request and carry it out.
+        """Claim the next request that is due, and carry out the request.
 
-        :param started: a future whose result this method sets: whether a request was claimed.
+        :param started: a future. This method sets the future's result to True if it has claimed a request, otherwise to
+            False.
         """
         try:
             async with self._inbox.requests.claim(reaches) as claimed:

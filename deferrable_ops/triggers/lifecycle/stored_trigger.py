@@ -20,7 +20,7 @@ _TEAM: Final = "stored_by_team"
 
 
 class OtherTeam(DeferrableOpsError):
-    """The trigger was stored by a process of another team of this Airflow."""
+    """Raised if a process of another team has stored the trigger. Only triggerers of that team can use the trigger."""
 
 
 class CancellableTrigger(Protocol):

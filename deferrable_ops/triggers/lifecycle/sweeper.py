@@ -1,6 +1,6 @@
 """Settles the waits whose task ended while no triggerer ran, and requests to stop supervisords whose DAG run is over.
 
-Only the API servers of the Airflow deployment that owns the inbox do so.
+Only the API servers of the Airflow deployment that owns the inbox do this work.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ RunsSource = Callable[[Sequence[tuple[str, str]]], Awaitable[list[tuple[str, str
 
 
 class Sweeper:
-    """Finds waits whose attempt has ended in Airflow, settles them, and cancels the work whose cancellation is due.
+    """Settles the waits whose task attempt has ended in Airflow, and cancels the external work whose cancellation is
+    due.
 
     For a supervisord that should have been stopped at the end of its DAG run, the sweeper makes a request, which a
     triggerer carries out. The sweeper itself never connects to the machine of a supervisord.
@@ -39,10 +40,10 @@ class Sweeper:
     A wait whose task instance does not exist is not changed, because the wait may belong to another deployment of
     Airflow.
 
-    :param find_ended: an async function that returns those of the given attempts that have ended in Airflow. It finds
-        an attempt by the task instance's id and the try number.
-    :param find_over: an async function that returns those of the given DAG runs that are over: Airflow runs no task of
-        them, and no other run of their DAG is queued or running.
+    :param find_ended: an async function that returns those of the given attempts that have ended in Airflow. The
+        function finds an attempt by the task instance's id and the try number.
+    :param find_over: an async function that returns those of the given DAG runs that are over. A DAG run is over if
+        Airflow runs no task of this DAG run, and no other run of the same DAG is queued or running.
     :param interval: seconds between two sweeps. All API servers together make one sweep per interval.
     """
 
@@ -72,8 +73,8 @@ class Sweeper:
     async def sweep(self) -> None:
         """Settle the waits of ended tasks, and cancel the external work whose cancellation is due.
 
-        If an API server swept less than one interval ago, only cancel the work. If the inbox belongs to another
-        deployment of Airflow, do nothing.
+        If an API server has made a sweep less than one interval ago, only cancel the work. If the inbox belongs to
+        another deployment of Airflow, do nothing.
         """
         await self._inbox.owner.adopt_if_unowned()
         problem = await self._inbox.owner.problem(cancel=True)

@@ -24,7 +24,7 @@ async def states_from_supervisor(
 ) -> dict[str, dict[str, Any]]:
     """Request the states of task instances from the triggerer's supervisor process, and return these states.
 
-    :param task_ids: the ids of the tasks; None requests the states of all tasks.
+    :param task_ids: the ids of the tasks. If `task_ids` is None, the states of all tasks are requested.
     :raises TimeoutError: if the supervisor process did not reply, for example because its Airflow release does not
         support this type of message.
     """
@@ -36,7 +36,7 @@ async def states_from_supervisor(
 
 
 async def states_of(attempts: Iterable[Attempt], source: StatesSource) -> dict[Attempt, str | None]:
-    """Return the state of the task instance of each attempt; None for a task instance that no longer exists."""
+    """Return the state of the task instance of each attempt, or None for a task instance that no longer exists."""
     by_dag: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         by_dag[attempt.dag_id].append(attempt)

@@ -37,14 +37,15 @@ async def find_unended(
 
     The triggerers of such tasks are down, overloaded or stuck.
 
-    :param conditions: SQLAlchemy conditions on the table of waits; only waits that meet all of them are returned.
+    :param conditions: SQLAlchemy conditions on the table of waits; only waits that meet all these conditions are
+        returned.
     """
     return await inbox.waits.settled_before(await source(), answered_for, *conditions)
 
 
 async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _EVERY) -> None:
     """Log once a minute how many tasks have an outcome in the inbox, but have not ended in Airflow, and set the gauge
-    :data:`METRIC` to this number. Only one process at a time does so. The function runs until it is cancelled.
+    :data:`METRIC` to this number. Only one process at a time logs this number. The function runs until it is cancelled.
 
     Nothing is reported while the inbox belongs to another deployment of Airflow, because `source` does not return the
     attempts of another deployment.
@@ -73,7 +74,7 @@ async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _E
 
 
 async def attempts_from_database() -> list[str]:
-    """Return the wait ids of all attempts under way, read from Airflow's metadata database.
+    """Return the wait ids of all task attempts that have not ended, read from Airflow's metadata database.
 
     Only the API server and the command ``deferrable-ops`` may call this function, because triggers must not access the
     metadata database.

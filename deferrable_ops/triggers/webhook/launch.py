@@ -21,7 +21,7 @@ _HIDDEN = "***"
 
 
 class LaunchFailed(LaunchRefused):
-    """The service rejected the HTTP request, or did not accept the request within the timeout."""
+    """Raised if the service rejected the HTTP request, or did not accept the request within the timeout."""
 
 
 class LaunchRequest:
@@ -65,7 +65,8 @@ class LaunchRequest:
         :param check: a function that is awaited immediately before each request. If the function raises an exception,
             the request is not sent.
         :param timeout: the number of seconds after which the request is not retried any more.
-        :param source: the name under which outages of the service are reported. None selects the host of the URL.
+        :param source: the name under which outages of the service are reported. If None, the host of the URL is this
+            name.
         :raises LaunchFailed: if the service rejected the request, or did not accept the request within `timeout`.
         """
         source = source or http_source(None, self._request.url)
@@ -115,8 +116,8 @@ class LaunchRequest:
 
         The HTTP statuses 404, 409 and 410 count as success, because they mean that the work has already ended.
 
-        :raises LaunchFailed: if the service responded with any other status of 300 or above. Its ``retry_can_help`` is
-            False only for a status that stays the same if the request is repeated.
+        :raises LaunchFailed: if the service responded with any other status of 300 or above. The error's
+            ``retry_can_help`` is False only if the service would respond to a repeated request with the same status.
         """
         response = await send(self._request)
         if response.status >= 300 and response.status not in (404, 409, 410):

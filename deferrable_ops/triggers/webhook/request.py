@@ -39,7 +39,8 @@ class RequestTemplate:
     data: str | dict[str, str] | None = None
 
     async def fill(self, *, endpoint: str, token: str, wait_id: str) -> HttpRequest:
-        """Return the request with values for its placeholders and its connection. The result contains secrets.
+        """Return the HTTP request to send: the template with the values of its placeholders and of its Airflow
+        connection. The returned request contains secrets.
 
         :raises InputError: if the URL of the result is not valid, or the Airflow connection cannot be used.
         """
@@ -82,7 +83,7 @@ def require_endpoint_url() -> str:
 
 
 def validate(arguments: Mapping[str, Any]) -> None:
-    """Check the arguments of a webhook operator or trigger. Templates are not checked.
+    """Check the arguments of a webhook operator or trigger. Arguments that contain a template are not checked.
 
     :raises InputError: if an argument is invalid. The error message shows the wrong argument and how to correct it.
     """
@@ -103,7 +104,7 @@ def validate(arguments: Mapping[str, Any]) -> None:
 
 
 def validate_expression(name: str, expression: Any) -> None:
-    """Check a rendered JMESPath expression; None is allowed.
+    """Check a JMESPath expression after its templates were rendered. The expression may be None.
 
     :raises InputError: if the expression is malformed.
     """

@@ -37,7 +37,8 @@ _progress_slot = asyncio.Semaphore(1)
 
 
 class WebhookTrigger(TaskTrigger):
-    """Waits for the callback of external work. If the task has a request to launch the work, sends the request first.
+    """Waits for the callback of external work. If the task has a request that launches the work, the trigger first
+    sends this request.
 
     This trigger has the arguments of :class:`deferrable_ops.operators.webhook.WebhookOperator`. All durations are in
     seconds.
@@ -125,12 +126,14 @@ class WebhookTrigger(TaskTrigger):
 
     @property
     def heartbeats_within(self) -> float | None:
-        """The number of seconds without a heartbeat after which the wait fails; None if no heartbeats are expected."""
+        """The number of seconds without a heartbeat after which the wait fails, or None if no heartbeats are expected.
+        The service that does the external work sends the heartbeats.
+        """
         return self.heartbeat_timeout
 
     @property
     def expected(self) -> dict[str, Any]:
-        """The expressions with which the HTTP endpoint evaluates a callback, by argument name."""
+        """The JMESPath expressions with which the endpoint evaluates a callback. The keys are names of arguments."""
         expressions = {name: getattr(self, name) for name in EXPRESSIONS}
         return {name: expression for name, expression in expressions.items() if expression is not None}
 
@@ -145,7 +148,7 @@ class WebhookTrigger(TaskTrigger):
         )
 
     def validate(self) -> None:
-        """Check the rendered arguments.
+        """Check the arguments of the trigger after their templates were rendered.
 
         :raises InputError: if an argument is invalid. The error message shows which argument is wrong and how to
             correct it.
@@ -155,7 +158,9 @@ class WebhookTrigger(TaskTrigger):
             validate_expression(name, getattr(self, name))
 
     async def wait(self) -> Outcome:
-        """Launch the external work, unless it was launched before. Return the outcome that the callback reports."""
+        """Launch the external work, unless an earlier run of the trigger has launched the work. Then wait for the
+        callback, and return the outcome that the callback reports.
+        """
         endpoint = require_endpoint_url()
         if urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1"):
             self.log.warning(
@@ -195,7 +200,9 @@ class WebhookTrigger(TaskTrigger):
                 )
 
     async def expired(self) -> Outcome:
-        """Return a failure. Its reason mentions the lost inbox, if the work was not launched again after the loss."""
+        """Return a failure, because the deadline has passed. If the inbox had lost the launch, the failure's reason
+        says so.
+        """
         outcome = await super().expired()
         if not (self.current.launch_answer or {}).get("lost") or not isinstance(outcome, Failure):
             return outcome
@@ -207,8 +214,8 @@ class WebhookTrigger(TaskTrigger):
     async def _may_launch(self) -> bool:
         """Return whether the work may be launched.
 
-        Return False if an earlier run has launched the work and the inbox has lost the launch, unless
-        ``relaunch_when_lost=True``.
+        If an earlier run of the trigger has launched the work, but the inbox has lost the record of this launch, return
+        False. With ``relaunch_when_lost=True``, return True also in this case.
         """
         if await self.lost_launch() is None:
             return True
@@ -253,5 +260,7 @@ class WebhookTrigger(TaskTrigger):
 
 
 async def _launched_before(_claim: Claim) -> dict[str, Any]:
-    """Return the value that the inbox stores as the response, if the inbox has lost the launch."""
+    """Return the value that is stored in place of the service's response, if the inbox has lost the record of the
+    launch.
+    """
     return {"lost": True}

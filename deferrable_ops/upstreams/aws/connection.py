@@ -62,7 +62,7 @@ _SESSION: Final = frozenset({*_KEYS, "region_name", "profile_name"})
 
 
 class AwsAirflowConnection(Protocol):
-    """The attributes that this module reads from an Airflow connection."""
+    """The attributes of an Airflow connection that this module reads."""
 
     conn_id: str
     login: str | None
@@ -95,8 +95,8 @@ class AwsSettings:
         If ``profile`` is also None, botocore searches for credentials on the machine, for example in environment
         variables.
     :param endpoints: the URLs that the connection sets for AWS services, by the name of the service.
-    :param verify: whether TLS certificates are verified, as True or False; or the path of a file with trusted
-        certificate authorities; None means botocore's default.
+    :param verify: True or False: whether TLS certificates are verified. A string is the path of a file with trusted
+        certificate authorities. If `verify` is None, botocore's default applies.
     :param config: arguments with which botocore's ``Config`` is created.
     """
 
@@ -113,7 +113,7 @@ class AwsSettings:
 
     @property
     def identity(self) -> str:
-        """The name, for messages, of the role or the connection whose credentials are used."""
+        """The name of the role or of the Airflow connection whose credentials are used, for messages."""
         owner = f"the connection {self.conn_id!r}" if self.conn_id else "this machine's own credentials"
         return f"{self.role.arn} (assumed by {owner})" if self.role else owner
 
@@ -138,8 +138,8 @@ def aws_settings(connection: AwsAirflowConnection, extra: Any) -> AwsSettings:
     """Return the settings that an Airflow connection of the type Amazon Web Services contains.
 
     :param extra: the field ``extra`` of the connection, parsed from JSON.
-    :raises ConfigurationError: if a setting is malformed; or if the connection has an unknown setting for credentials,
-        certificates or endpoints.
+    :raises ConfigurationError: if a setting is malformed, or if the connection has an unknown setting that concerns
+        credentials, certificates or endpoints.
     """
     conn_id = connection.conn_id
     if not isinstance(extra, Mapping):

@@ -130,9 +130,9 @@ def _client_factory(session: Any) -> Callable[..., Any]:
     """Return the function that creates a client. If aioboto3 is installed, aioboto3 provides the function. Otherwise,
     aiobotocore provides it.
 
-    aioboto3 requires one exact version of aiobotocore, whose botocore is too old for the amazon provider. So only one
-    of aioboto3 and the provider can be installed. The functions of aioboto3 and of aiobotocore have the same arguments
-    and create similar clients.
+    aioboto3 requires one exact version of aiobotocore, whose botocore is too old for the amazon provider. So aioboto3
+    and the amazon provider cannot be installed together. The functions of aioboto3 and of aiobotocore have the same
+    arguments and create similar clients.
     """
     try:
         aioboto3: Any = import_module("aioboto3")
@@ -189,7 +189,9 @@ def _config(settings: AwsSettings, **more: Any) -> Any:
 
 
 def _overridable(given: dict[str, Any]) -> set[str]:
-    """Return the names of those timeouts and options that a user can change in the connection's ``config_kwargs``."""
+    """Return the names of the timeouts and options that a user can change in ``config_kwargs`` of the Airflow
+    connection.
+    """
     may_say = {"connect_timeout", "tcp_keepalive"}
     seconds = given.get("read_timeout")
     if isinstance(seconds, int | float) and seconds >= _READ_SECONDS:
@@ -248,7 +250,7 @@ def _raise_no_token(settings: AwsSettings) -> NoReturn:
 
 
 def _suppress_debug_logs() -> None:
-    """Suppress the DEBUG messages that botocore's loggers write in this thread."""
+    """Suppress the DEBUG messages that botocore logs in this thread, because these messages can contain credentials."""
     _quiet_threads.add(threading.get_ident())
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("botocore", "aiobotocore"):

@@ -18,7 +18,7 @@ _STOP_SECONDS = 10.0
 
 
 class AwsThread:
-    """Calls AWS with the credentials of one Airflow connection, in a thread and not in the triggerer's event loop."""
+    """A thread that calls AWS with the credentials of one Airflow connection, outside the triggerer's event loop."""
 
     thread_name: ClassVar[str]
 

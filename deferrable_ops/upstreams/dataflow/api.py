@@ -1,7 +1,7 @@
 """Calls Dataflow's API over one gRPC channel.
 
-Each API call has a timeout. Only requests for the second and later pages of a list are retried. Errors are converted
-into exceptions of this library.
+Each API call has a timeout. An API call is not retried, except a request for the second or a later page of a list.
+Errors are converted into exceptions of this library.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ class Api:
         return launch
 
     async def list_jobs(self, *, name: str | None = None, finished: bool = False) -> list[Any]:
-        """Return the active jobs. If `name` is given, return all jobs with this name instead.
+        """Return the active jobs of the region. If `name` is given, return the active and finished jobs with this name
+        instead.
 
         :param finished: if True, return all jobs of the region.
 
@@ -236,8 +237,8 @@ class Api:
 async def _pages(method: Any, request: Any, call: ApiCall) -> AsyncIterator[Any]:
     """Yield the pages of a list, as protobuf messages.
 
-    If Dataflow is unavailable when a further page is requested, the page is requested again. Otherwise, one failed page
-    of many would discard the list.
+    If Dataflow is unavailable when a further page is requested, the page is requested again. Without this retry, one
+    failed page of many would discard the whole list.
     """
     backoff = Backoff()
     while True:
@@ -288,7 +289,9 @@ def _emulator_channel(host: str) -> grpc.aio.Channel:
 
 
 async def _project_with_emulator(target: DataflowTarget) -> str:
-    """Return the project. Log a warning if only an emulator accepts the region or the connection."""
+    """Return the project for an emulator of Dataflow. Log a warning if the real Dataflow would not accept the region or
+    connection.
+    """
     extra = None
     if not _REGION.fullmatch(target.region):
         log.warning(

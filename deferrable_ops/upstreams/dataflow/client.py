@@ -57,7 +57,7 @@ _OUTAGE_SECONDS = 180.0
 
 
 def use_dataflow(target: DataflowTarget) -> AbstractAsyncContextManager[Dataflow]:
-    """Use the shared client of this project and region on the running event loop.
+    """Return a context manager for the Dataflow client that all callers on the running event loop share.
 
     :raises ConfigurationError: if the extra ``dataflow`` or the Google credentials are missing, or ``gcp_conn_id`` is
         set and the google provider is missing.
@@ -78,8 +78,8 @@ class Dataflow:
 
     While Dataflow is unavailable, read calls are retried without a limit.
 
-    :param first_pause: the longest pause before the first retry, in seconds. Each further failure doubles the pause, up
-        to 30 s.
+    :param first_pause: the upper limit of the random pause before the first retry, in seconds. Each further failure
+        doubles this limit, up to 30 s.
     """
 
     def __init__(self, api: Api, *, first_pause: float = _FIRST_PAUSE) -> None:
@@ -136,7 +136,7 @@ class Dataflow:
         return sorted(jobs, key=lambda job: (job.created_at or "", job.id), reverse=True)
 
     async def unfinished(self) -> list[Job]:
-        """Return all jobs that are not in a final state, whether they have started or not.
+        """Return all jobs that are not in a final state, including jobs that have not started.
 
         The returned jobs have no labels.
         """
@@ -189,7 +189,9 @@ class Dataflow:
         return self._poller.watch(job_id, interval, messages)
 
     async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Retry a call while Dataflow is unavailable. The retries have no time limit, so callers must set a timeout."""
+        """Retry a call while Dataflow is unavailable. The number of retries has no limit, so callers must set a
+        timeout.
+        """
         backoff = Backoff(first_pause=self._first_pause, longest_pause=_LONGEST_PAUSE)
         while True:
             try:

@@ -35,11 +35,13 @@ _REFUSED_STATUSES: Final = (400, 401, 403)
 
 
 class _NoProvider(ConfigurationError):
-    """The google provider is not installed."""
+    """Raised if Airflow's google provider is not installed."""
 
 
 class LoadedCredentials(NamedTuple):
-    """Google credentials, their project (None if they name no project), and their universe domain."""
+    """Google credentials, with their project and their universe domain. The project is None if the credentials name no
+    project.
+    """
 
     credentials: Credentials
     project_id: str | None
@@ -47,7 +49,8 @@ class LoadedCredentials(NamedTuple):
 
 
 def load_credentials(gcp_conn_id: str | None, impersonation_chain: tuple[str, ...]) -> LoadedCredentials:
-    """Return the Google credentials and their project. The function also fetches a first token with the credentials.
+    """Return the Google credentials and their project. The function also requests a first access token with the
+    credentials.
 
     Without this first token, revoked credentials and a network failure would cause the same error in an API call over
     gRPC.

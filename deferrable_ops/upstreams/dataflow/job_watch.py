@@ -1,4 +1,4 @@
-"""Collects the changes of one Dataflow job until a trigger reads them."""
+"""Collects the changes of one Dataflow job until a trigger reads the changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _NO_MESSAGES = MessageList(())
 
 
 class JobWatch:
-    """The changes of one Dataflow job, for one reader. The poller adds the changes, and :meth:`next` returns them."""
+    """The changes of one Dataflow job, for one reader. The poller adds a change with :meth:`deliver`, and the reader
+    gets the change from :meth:`next`.
+    """
 
     __slots__ = (
         "_arrived",
@@ -75,7 +77,7 @@ class JobWatch:
     def deliver(self, message: Any, job: Job | None, messages: MessageList = _NO_MESSAGES) -> None:
         """Add a change of the job. If the reader has not read an earlier change yet, the two changes are merged.
 
-        :param message: the API's protobuf message for the job; None if the job's state did not change.
+        :param message: the API's protobuf message for the job. `message` is None if the job's state did not change.
         """
         if message is not None:
             self._seen = _state_key(message)
@@ -93,7 +95,7 @@ class JobWatch:
         self._arrived.set()
 
     def report(self, error: DataflowRefused | DataflowUnavailable, now: float) -> None:
-        """Add an error that occurred when the job was read. The watch continues.
+        """Add an error that occurred when the job was read. The watch of the job continues after the error.
 
         :param now: the time by a monotonic clock, in seconds.
         """
@@ -105,7 +107,7 @@ class JobWatch:
         self._arrived.set()
 
     def read_succeeded(self) -> None:
-        """Forget the errors of earlier reads."""
+        """Record that the job was read successfully, and forget the errors of earlier reads."""
         if self._failing is not None:
             self._failing = None
             if self._new is not None:

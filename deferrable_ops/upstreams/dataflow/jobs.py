@@ -46,7 +46,7 @@ class DataflowTarget:
     """A project and region of Dataflow jobs, and the credentials. All waiting tasks with the same project, region and
     credentials share one client.
 
-    :param project_id: if it is empty, the project of the credentials is used.
+    :param project_id: the id of the Google Cloud project; if it is empty, the project of the credentials is used.
     :param gcp_conn_id: the id of the Airflow connection that contains the credentials. If ``gcp_conn_id`` is None, the
         connection ``google_cloud_default`` or the application default credentials are used.
     :param impersonation_chain: the Google service accounts to impersonate, one after the other. The last account makes
@@ -78,12 +78,13 @@ class Job:
         version of the library.
     :param state_name: the API's name of the state, such as ``JOB_STATE_DONE``, or ``JOB_STATE_99`` for the unknown
         number 99.
-    :param is_streaming: whether the job is a streaming job; None if the API did not return the job's type.
+    :param is_streaming: whether the job is a streaming job. `is_streaming` is None if the API did not return the job's
+        type.
     :param labels: the job's labels. Empty if the job was read from a list of jobs, because the API omits labels in
         lists.
-    :param replaced_by: the id of the new job, if a Dataflow update has replaced this job.
+    :param replaced_by: the id of the new job, if a Dataflow update has replaced this job; otherwise None.
     :param created_at: the time when the job was created, as an RFC 3339 string with nanoseconds.
-    :param message: the API's protobuf message for the job; None if the job was not read from the API.
+    :param message: the API's protobuf message for the job, or None if the job was not read from the API.
     """
 
     id: str
@@ -135,8 +136,8 @@ class Job:
 class JobMessage:
     """A message of a Dataflow job.
 
-    :param time: the message's time as an RFC 3339 string. All strings have the same number of digits, so that they can
-        be sorted.
+    :param time: the message's time as an RFC 3339 string. All strings have the same number of digits, so that messages
+        can be sorted by time.
     :param importance: the message's importance, one of `IMPORTANCES`.
     """
 
@@ -223,7 +224,7 @@ class MessagesWanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadProblem:
-    """The error that now prevents reading the state of a watched job.
+    """The error of the last read of a watched job. Because of this error, the job's state is not known at the moment.
 
     :param seconds: for how many seconds each read of the job has failed with the same gRPC status.
     :param reads: how many reads have failed with this status.
@@ -238,12 +239,12 @@ class ReadProblem:
 class Update:
     """A change of a watched Dataflow job.
 
-    :param job: the job, if its state changed; None if the update contains only new messages.
+    :param job: the job, if the job's state changed. `job` is None if the update contains only new messages.
     :param messages: the new messages, the oldest first.
     :param left_out: how many new messages, which are older than `messages`, were left out.
-    :param cursor: the position after these messages; None before the first message. Store the cursor after the messages
-        were handled.
-    :param problem: why the job cannot be read now; None if the last read succeeded.
+    :param cursor: the position after these messages, or None before the first message. Store the cursor after the
+        messages were handled.
+    :param problem: why the job cannot be read now, or None if the last read succeeded.
     """
 
     job: Job | None = None

@@ -69,8 +69,8 @@ class JobApi(Protocol):
 class Poller:
     """Polls the jobs of one project and region while at least one job is watched.
 
-    :param clock: a function that returns the time of a monotonic clock, in seconds. It measures for how long a job
-        cannot be read.
+    :param clock: a function that returns the time of a monotonic clock, in seconds. The poller measures with `clock`
+        for how long a job cannot be read.
     """
 
     def __init__(
@@ -171,7 +171,9 @@ class Poller:
         await self._run_limited(self._read_messages, self._next_in_queue())
 
     async def _poll_without_list(self, error: DataflowRefused | DataflowUnavailable) -> None:
-        """Report that the jobs could not be listed. If a further list would probably fail too, read each job."""
+        """Report that the jobs could not be listed. If the next request for a list would probably fail too, read the
+        watched jobs one by one.
+        """
         self._failed_lists += 1
         level = logging.WARNING if self._failed_lists == 1 else logging.INFO
         log.log(level, "%s; retrying. %d jobs are watched", error, len(self._watches))
@@ -215,7 +217,9 @@ class Poller:
             raise
 
     async def _read_job(self, job_id: str) -> None:
-        """Read a watched job, and deliver its state. A refusal is reported to the job's watches, and they continue."""
+        """Read a watched job, and deliver its state. If Dataflow refuses to return the job, add the error to the job's
+        watches. The watches of the job continue after the error.
+        """
         try:
             message = await self._api.get_job(job_id)
         except DataflowRefused as refused:
@@ -320,7 +324,7 @@ class Poller:
             )
 
     def _count_failure(self) -> None:
-        """Count a failed poll, so that the next poll is later."""
+        """Count a failed poll, so that the pause before the next poll is longer."""
         if self._backoff is None:
             interval = self._interval()
             self._backoff = Backoff(first_pause=interval, longest_pause=max(interval, _LONGEST_PAUSE))

@@ -1,4 +1,4 @@
-"""Reads and writes files of the local host. All functions block, so call them in a thread."""
+"""Reads and writes files of the local host. All functions of this module block, so call the functions in a thread."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def check_directory(path: Path) -> bool:
 def _check_path(path: Path, *, make: bool) -> bool:
     """Check that no other user can replace a directory or one of its parents. Return whether the directory exists.
 
-    :param make: True to create the directory and its parents if they are missing. With False, the function creates
-        nothing, and returns False if the directory is missing.
+    :param make: if True, the function creates the directory and its parents if they are missing. If `make` is False,
+        the function creates nothing, and returns False if the directory is missing.
     """
     with _translated_errors(path):
         existing = next(directory for directory in path.parents if directory.exists())
@@ -173,7 +173,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _translated_errors(path: Path) -> Iterator[None]:
-    """In the ``with`` block, convert each OSError about this path into MachineUnavailable or MachineRefused."""
+    """In the ``with`` block, convert each OSError that concerns this path into MachineUnavailable or MachineRefused."""
     if not path.is_absolute():
         raise InputError(f"the path must be absolute, not {str(path)!r}")
     try:

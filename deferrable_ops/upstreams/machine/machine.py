@@ -5,7 +5,7 @@ runs.
 ``use_machine(MachineAddress(ssh_conn_id=...))`` opens the machine to which this Airflow connection leads
 (``ssh/machine.py``). All callers on an event loop that use the same address share one SSH connection. The SSH
 connection is opened when the first method is called, and not when the ``with`` block of ``use_machine`` begins. If the
-SSH connection is lost, the next method call opens a new one.
+SSH connection is lost, the next method call opens a new SSH connection.
 
 All paths are absolute paths on the machine. Every method can raise three errors:
 
@@ -89,10 +89,11 @@ class MachineAddress:
         host.
     :param remote_host: a host name or address that replaces the Airflow connection's host.
     :param connect_timeout: timeout in seconds for opening the SSH connection, including the login. If `connect_timeout`
-        is None, the Airflow connection's ``conn_timeout`` applies, or else 10 s. If several callers share an SSH
-        connection, the timeout of the first caller applies.
+        is None, the Airflow connection's ``conn_timeout`` applies. Without ``conn_timeout``, the timeout is 10 s. If
+        several callers share an SSH connection, the timeout of the first caller applies.
     :param command_timeout: timeout in seconds of each request to the machine, except requests by :meth:`Machine.run`.
-        If `command_timeout` is None, the Airflow connection's ``cmd_timeout`` applies, or else 30 s.
+        If `command_timeout` is None, the Airflow connection's ``cmd_timeout`` applies. Without ``cmd_timeout``, the
+        timeout is 30 s.
     :param command_prefix: a shell command that runs before each command, for example ``source /opt/venv/bin/activate``.
         All users of the machine can see this prefix in the list of processes, so put secrets into ``environment``
         instead.
@@ -110,7 +111,7 @@ class MachineAddress:
     environment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields of the address."""
         if self.ssh_conn_id is None and (self.remote_host or self.command_prefix or self.environment):
             raise InputError(
                 "remote_host, command_prefix and environment are allowed only for a machine that is reached over SSH; "
@@ -133,9 +134,9 @@ class Machine(Protocol):
 
     @property
     def name(self) -> str:
-        """The name by which messages call the machine, such as ``this host (web-3)`` or ``airflow@web-3:22``.
+        """The machine's name in log lines and errors, such as ``this host (web-3)`` or ``airflow@web-3:22``.
 
-        The name contains no secret.
+        The machine's name contains no secret.
         """
         ...
 
@@ -148,7 +149,8 @@ class Machine(Protocol):
         ...
 
     async def make_directory(self, path: Path) -> None:
-        """Create a directory and its missing parents with mode 0700, so that only the library's account can use them.
+        """Create a directory and its missing parents with mode 0700, so that only the library's account can use these
+        directories.
 
         A directory that already exists is checked, but not changed.
 
@@ -190,17 +192,18 @@ class Machine(Protocol):
         ...
 
     async def status(self, *paths: Path, inodes: bool = False) -> list[FileStatus | None]:
-        """Return the status of each given file, in the order of `paths`; None for a file that does not exist. Over SSH,
-        one command reads the status of all files.
+        """Return the status of each given file, in the order of `paths`. The status is None for a file that does not
+        exist. Over SSH, one command reads the status of all files.
 
-        :param inodes: whether the caller needs the inode numbers. Otherwise, a machine may return 0 for them.
+        :param inodes: whether the caller needs the inode numbers. If False, a machine may return 0 as each inode
+            number.
         """
         ...
 
     async def free_space(self, *paths: Path) -> list[int | None]:
-        """Return how many bytes an account without special rights can still write to the file system of each given
-        file or directory, in the order of `paths`; None if this number cannot be determined. Over SSH, one command
-        reads all numbers.
+        """Return how many bytes an account without special rights can still write to the file system of each given file
+        or directory, in the order of `paths`. An item of the list is None if the number of bytes cannot be determined.
+        Over SSH, one command reads all numbers.
         """
         ...
 
@@ -245,8 +248,8 @@ class Machine(Protocol):
     async def socket(self, path: Path) -> Path:
         """Return the path of a Unix socket on the *local* host, which is connected to a Unix socket on the machine.
 
-        For a machine over SSH, the library forwards connections to the local socket to the Unix socket on the machine.
-        The local socket exists until the ``with`` block of the machine ends. While no process listens on the remote
-        socket, or while the SSH connection is lost, a connection to the local socket is closed immediately.
+        For a machine over SSH, the library forwards each connection from the local socket to the Unix socket on the
+        machine. The local socket exists until the ``with`` block of the machine ends. While no process listens on the
+        remote socket, or while the SSH connection is lost, a connection to the local socket is closed immediately.
         """
         ...

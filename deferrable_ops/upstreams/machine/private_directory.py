@@ -51,8 +51,8 @@ def replacement_problem(path: Path, found: Entry, parent: Entry, uid: int) -> st
 
     A user who may rename an entry of a directory can also replace this entry. In a directory to which all users can
     write, such as /tmp, the sticky bit protects an entry: only the owner of the entry, the owner of the directory and
-    root can rename it. If neither `uid` nor root owns an entry in such a directory, another user may have created the
-    entry in order to attack supervisord.
+    root can rename it. If neither `uid` nor root owns an entry in such a directory, the entry may be an attack of
+    another user on supervisord.
 
     The members of the group that owns the parent directory are trusted. So a parent directory to which its group can
     write is accepted.

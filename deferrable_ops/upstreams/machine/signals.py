@@ -1,5 +1,5 @@
-"""Finds signals by their names. Also finds the command lines of processes with ``ps``, on the local host and on
-machines over SSH.
+"""Finds signals by their names. This module also finds the command line of a process with ``ps``, on the local host and
+on machines over SSH.
 """
 
 from __future__ import annotations

@@ -27,9 +27,7 @@ Since 2025, AWS accepts batches of four times this size, but other SQS servers m
 
 
 class SqsUnavailable(DeferrableOpsError):
-    """SQS did not respond, or gave an unexpected response. After this error, it is unknown whether the messages were
-    sent.
-    """
+    """Raised if SQS did not respond as expected. After this error, it is unknown whether the messages were sent."""
 
 
 def use_sender(aws_conn_id: str | None) -> AbstractAsyncContextManager[Sender]:
@@ -57,8 +55,8 @@ class Sender(AwsThread):
     thread_name = "deferrable-ops sqs sender"
 
     async def send(self, queue_url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Send messages to a queue. Return the message ids of the messages that SQS accepted. The keys of the dict are
-        the fields ``Id`` of the entries.
+        """Send messages to a queue. Return the message ids of the messages that SQS accepted. The message ids are in a
+        dict, whose keys are the fields ``Id`` of the entries.
 
         :param entries: at most ten messages, as entries of the SQS call ``SendMessageBatch``.
         :raises LaunchRefused: if SQS rejected a message permanently. The error message shows which message was

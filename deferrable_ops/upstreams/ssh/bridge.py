@@ -37,8 +37,8 @@ _MAX_STDERR: Final = 1000
 
 @cache
 def bridge_program() -> str:
-    """Return the source code of ``bridge_remote.py``. Call this function in a thread, because it reads a file, which
-    blocks.
+    """Return the source code of ``bridge_remote.py``. Call this function in a thread, because the function reads a
+    file, which blocks the event loop.
     """
     return Path(__file__).with_name("bridge_remote.py").read_text()
 
@@ -56,8 +56,8 @@ class BridgedConnection:
         self.closed = asyncio.Event()
 
     def receive(self, letter: bytes, data: bytes) -> None:
-        """Handle a frame that the bridge program sent for this connection. The letter is the type of the frame; see
-        ``bridge_remote.py``.
+        """Handle a frame that the bridge program sent for this connection. The argument `letter` is the type of the
+        frame; see ``bridge_remote.py``.
         """
         if letter == _DATA:
             # Do not wait until the client has read the data: this would block all other connections.
@@ -74,7 +74,7 @@ class BridgedConnection:
 
 
 class Bridge:
-    """The bridge program on the remote machine, and the connections that it transfers.
+    """The bridge program on the remote machine, and the connections whose data this program transfers.
 
     asyncssh calls :meth:`connection_made`, :meth:`data_received` and the other callbacks of an asyncssh session.
     """
@@ -179,7 +179,7 @@ class Bridge:
         self._channel = channel
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Pass the received frames to their connections. Data from stderr is kept for error messages."""
+        """Pass each received frame to the connection to which it belongs. Keep data from stderr for error messages."""
         if self.is_closed:
             return
         if datatype is not None:
@@ -190,7 +190,7 @@ class Bridge:
             self._dispatch_frames()
 
     def _find_hello(self) -> bool:
-        """Discard the received data before the bytes ``HELLO``. Return whether the bytes ``HELLO`` were found."""
+        """Discard all received data before the bytes ``HELLO``. Return whether ``HELLO`` was found."""
         before, hello, rest = self._received.partition(HELLO)
         if hello:
             self._received = rest
@@ -243,11 +243,11 @@ class Bridge:
             bridged.receive(_CLOSE, b"")
 
     def pause_writing(self) -> None:
-        """Stop sending data until asyncssh calls :meth:`resume_writing`."""
+        """Stop sending data to the bridge program until asyncssh calls :meth:`resume_writing`."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Continue sending data."""
+        """Continue to send data to the bridge program."""
         self._writable.set()
 
     def eof_received(self) -> bool:

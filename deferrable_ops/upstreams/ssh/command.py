@@ -1,8 +1,8 @@
 """Runs commands over SSH.
 
 The remote shell receives the program with its arguments, its environment variables and its input on standard input. So
-the list of processes on the remote machine shows the program and its arguments, but not its environment variables and
-its input.
+users of the remote machine can see the program and its arguments in the list of processes, but not the program's
+environment variables and input.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def escaped_line(script: str) -> bytes:
 
 
 def not_started_error(machine: str, prefix: str, code: int, output: str) -> MachineError:
-    """Return the error to raise if the account's shell ended before it started a command.
+    """Return the error to raise if the shell of the remote account ended before the shell started a command.
 
-    :param machine: the name by which messages call the machine.
-    :param prefix: the shell command that ran before the command; "" for no such shell command.
+    :param machine: the machine's name in error messages.
+    :param prefix: the shell command that was to run before the command; "" for no such shell command.
     :param output: the last part of what the shell printed.
     """
     printed = f"The shell ended with exit code {code} and printed {output!r}"
@@ -110,7 +110,7 @@ class Command:
     @property
     def tail(self) -> str:
         """The last part of the output as text, for error messages. If :attr:`pid` is None, the command has not started,
-        and this is the output of the account's shell.
+        and the text is the output of the remote account's shell.
         """
         return (self._errors + self.output)[-ERRORS_KEPT:].decode(errors="replace")
 
@@ -150,20 +150,22 @@ class Command:
         return code
 
     def close(self) -> None:
-        """Close the SSH session. If the command has not ended, it may keep running."""
+        """Close the SSH session. A command that has not ended may keep running."""
         self._closed = True
         if self._channel is not None:
             self._channel.close()
 
     def connection_made(self, channel: Any) -> None:
-        """Keep the SSH channel, so that it can be closed if the task is cancelled while the command starts."""
+        """Store the SSH channel, so that the channel can be closed if the asyncio task is cancelled while the command
+        starts.
+        """
         self._channel = channel
 
     def session_started(self) -> None:
         """Do nothing, because :meth:`start` sends the input of the command."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Keep the command's output, and read the process id that follows the mark."""
+        """Store the command's output, and read the process id, which the output contains after the mark."""
         if datatype is not None and self._keep is None:
             self._errors = (self._errors + data)[-ERRORS_KEPT:]
             return
@@ -189,12 +191,12 @@ class Command:
         """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, status: int) -> None:
-        """Keep the exit code of the command."""
+        """Store the exit code of the command, for :meth:`wait`."""
         if not self.exit_code.done():
             self.exit_code.set_result(status)
 
     def exit_signal_received(self, name: str, core_dumped: bool, message: str, language: str) -> None:
-        """Keep the signal that ended the command."""
+        """Store the signal that ended the command, for :meth:`wait`."""
         number = 0
         with suppress(InputError):
             number = signal_of(name)

@@ -56,7 +56,7 @@ _ALGORITHMS: Final = ("ciphers", "kex", "keys", "macs", "pubkeys")
 
 
 class SshAirflowConnection(Protocol):
-    """The attributes that this module reads from an Airflow connection."""
+    """The attributes of an Airflow connection that this module reads."""
 
     conn_id: str
     host: str | None
@@ -78,8 +78,9 @@ class SshSettings:
     :param known_hosts: path of a file with accepted host keys. If ``known_hosts`` is None, the host keys in the files
         ``~/.ssh/known_hosts`` and ``/etc/ssh/ssh_known_hosts`` are accepted.
     :param check_host_key: whether to verify the host key of the machine; with False, any host key is accepted.
-    :param proxy_command: a command that runs on the local host; None means no command. The library connects to the
-        machine over the standard input and output of this command instead of a TCP connection.
+    :param proxy_command: a command that runs on the local host. The library connects to the machine over the standard
+        input and output of this command instead of a TCP connection. If ``proxy_command`` is None, the library opens a
+        TCP connection.
     :param ciphers: the ciphers that may be used; the preferred cipher is the first. If ``ciphers`` is empty, the
         ciphers that asyncssh allows by default may be used.
     :param disabled: the algorithms that must not be used, by the kind of the algorithm: ciphers, kex, keys, macs or
@@ -108,7 +109,7 @@ class SshSettings:
 
     @property
     def name(self) -> str:
-        """The name by which messages call the machine, such as ``airflow@web-3:22``."""
+        """The machine's name in log lines and errors, such as ``airflow@web-3:22``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.username}@{host}:{self.port}"
 
@@ -134,7 +135,7 @@ def ssh_settings(
     :param remote_host: a host name or address that replaces the host of the Airflow connection. If None, the
         connection's host is used.
     :param connect_timeout: timeout in seconds for opening the SSH connection, which replaces the ``conn_timeout`` of
-        the Airflow connection; None keeps ``conn_timeout``.
+        the Airflow connection. If None, ``conn_timeout`` is used.
     :raises ConfigurationError: if a setting is missing or malformed, or if the connection has an unknown setting that
         may affect security.
     """

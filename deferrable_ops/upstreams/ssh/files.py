@@ -1,7 +1,8 @@
 """Reads and writes files of a remote machine with shell scripts, which run as commands over SSH.
 
 SFTP is not used: many machines have no SFTP server, and a shell that prints text at its start breaks the protocol of an
-external SFTP server. Commands work in both cases, and their error messages name the cause, for example a full disk.
+external SFTP server. Commands work on both kinds of machines, and the error messages of commands name the cause, for
+example a full disk.
 
 The scripts use only programs and options that GNU coreutils and busybox both have, and for ``stat`` also the syntax of
 BSD and macOS. Each script prints its error messages to standard output, because the account's shell may print other
@@ -109,7 +110,7 @@ class RunScript(Protocol):
     """Runs a shell script on the machine, and returns its exit code and its standard output.
 
     :param about: what the script does, for the error message after a timeout.
-    :param stdin: the bytes that the script reads from its standard input; None if it reads nothing.
+    :param stdin: the bytes that the script reads from its standard input, or None if it reads nothing.
     """
 
     def __call__(
@@ -170,7 +171,9 @@ class RemoteFiles:
     def _check_entries(
         self, directories: list[Path], entries: dict[Path, Entry], targets: dict[Path, Entry], uid: int
     ) -> list[Path]:
-        """Check directories in this order until one is missing. Return this directory and all later directories."""
+        """Check the directories one after the other. If a directory is missing, stop, and return this and all later
+        directories.
+        """
         for index, directory in enumerate(directories):
             found, parent = entries.get(directory), targets.get(directory.parent)
             if found is None or parent is None:
@@ -180,8 +183,8 @@ class RemoteFiles:
         return []
 
     async def _entries(self, path: Path) -> tuple[dict[Path, Entry], dict[Path, Entry], Path]:
-        """Return the directory entries of a path and all its parents; the entries to which these lead if they are
-        links; and the deepest parent that exists, without links.
+        """Return three values: the directory entries of a path and of all its parents; the same entries, but with
+        symbolic links followed; and the deepest existing parent, as a path without links.
         """
         *parents, _ = _with_parents(path)
         lines = await self._lines(_ENTRIES, path, *(parents or [path]))
@@ -236,7 +239,7 @@ class RemoteFiles:
         return found
 
     async def exists(self, path: Path) -> bool:
-        """Return whether a file, a directory or a socket exists at this path, and the account may see it."""
+        """Return whether a file, a directory or a socket exists at this path, and the remote account may see it."""
         code, _ = await self._run(f'{_BEGIN}[ -e "$1" ]\n', str(path), about=f"access to {path}")
         return code == 0
 

@@ -1,5 +1,5 @@
 """The SSH connection to a machine, which all callers on an event loop share. The connection is opened when it is used
-for the first time. If the connection is lost, it is opened again at the next use.
+for the first time. A lost connection is opened again at the next use.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Link:
         """Run a short shell script in the shell that all callers share. Return its exit code and its standard output.
 
         :param seconds: timeout in seconds. The shell runs one script after the other. If a script blocks, the scripts
-            of all other callers also wait. After such a timeout, the next callers get a new shell.
+            of all other callers also wait. After a timeout, the next callers get a new shell.
         :param about: what the script does, for the error message after a timeout.
         :raises MachineUnavailable: if the SSH connection was lost, or the script took longer than `seconds`.
         :raises LoginRefused: if the account has no shell.
@@ -179,7 +179,7 @@ class Link:
             raise self._lost_error(error) from None
 
     def _lost_error(self, error: Exception) -> MachineUnavailable:
-        """Return the error to raise when the SSH connection was lost."""
+        """Return the error to raise after the loss of the SSH connection. The message contains the text of `error`."""
         reason = self.settings.without_secrets(error) or type(error).__name__
         return MachineUnavailable(f"the connection to {self.settings.name} was lost: {reason}")
 
@@ -231,7 +231,9 @@ class Link:
         return await RemoteShell(self.settings.name).start(connection)
 
     def _release_shell(self) -> None:
-        """Close the shell if no caller uses it. The server then allows another session in its place."""
+        """Close the shared shell if no caller uses the shell. The server then allows another session in place of the
+        shell.
+        """
         opening = self._shell
         if opening is not None and opening.done() and not self._shell_users:
             self._forget_shell(opening)

@@ -40,9 +40,9 @@ def import_asyncssh() -> None:
 
 
 class ConnectionDropped(MachineUnavailable):
-    """The SSH server closed the connection before the login was complete.
+    """Raised if the SSH server closed the connection before the login was complete.
 
-    sshd does this if too many clients connect at the same time.
+    sshd closes connections in this way if too many clients connect at the same time.
     """
 
 
@@ -51,7 +51,7 @@ async def log_in(settings: SshSettings, *, keepalive_interval: float) -> SSHClie
 
     :param keepalive_interval: number of seconds between two SSH keepalive messages. After three keepalive messages
         without a response, asyncssh closes the connection.
-    :raises MachineUnavailable: if the machine does not respond now.
+    :raises MachineUnavailable: if the machine does not respond at the moment.
     :raises ConnectionDropped: if the SSH server closed the connection before the login was complete.
     :raises LoginRefused: if the host key of the machine is not accepted, or if the machine rejected the login.
     :raises ConfigurationError: if a setting of the Airflow connection is invalid.
@@ -155,9 +155,9 @@ def _options(settings: SshSettings, keepalive_interval: float) -> Any:
 def _keys(settings: SshSettings) -> dict[str, Any]:
     """Return the options of asyncssh that contain the credentials for the login.
 
-    If the Airflow connection contains credentials, the options contain only these credentials. Otherwise, asyncssh
-    logs in with the keys of the local account, unless ``look_for_keys`` is False. asyncssh never tries both, because
-    SSH servers limit how many keys a client may try in one login.
+    If the Airflow connection contains credentials, the options contain only these credentials. Otherwise, asyncssh logs
+    in with the keys of the local account, unless ``look_for_keys`` is False. asyncssh never tries both kinds of keys,
+    because SSH servers limit how many keys a client may try in one login.
     """
     import asyncssh
 

@@ -68,7 +68,7 @@ class SshMachine:
 
     @property
     def name(self) -> str:
-        """The name by which messages call the machine, such as ``airflow@web-3:22``."""
+        """The machine's name in log lines and errors, such as ``airflow@web-3:22``."""
         return self._link.settings.name
 
     async def identity(self) -> Identity:
@@ -201,7 +201,7 @@ class SshMachine:
     async def _kill(self, command: Command) -> str:
         """Kill a command and all processes in its session. sshd does not kill commands that run as root.
 
-        Return a text for the error message: whether the command was killed.
+        Return a text for the error message, which says whether the command was killed.
         """
         if command.pid is None:
             return ""

@@ -41,7 +41,7 @@ class RemoteShell:
     """A shell that is running on a remote machine. asyncssh calls :meth:`connection_made`, :meth:`data_received` and
     the other callbacks of an asyncssh session.
 
-    :param name: the name by which messages call the machine.
+    :param name: the machine's name in error messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,7 +61,7 @@ class RemoteShell:
     async def start(self, connection: SSHClientConnection) -> RemoteShell:
         """Start the shell, and return this object.
 
-        :raises MachineRefused: if the account's shell ended before it started this shell.
+        :raises MachineRefused: if the login shell of the remote account ended before it started this shell.
         """
         await connection.create_session(lambda: self, shell_command(""), encoding=None)  # type: ignore[arg-type,return-value]
         self._write(script_line(["sh", "-c", _LOOP, "sh", self._mark], (), self._mark))
@@ -69,7 +69,8 @@ class RemoteShell:
         return self
 
     async def run(self, script: str, arguments: Sequence[str]) -> tuple[int, bytes]:
-        """Run a script after all scripts that were given before. Return its exit code and its standard output.
+        """Run a script after the end of all scripts that callers passed earlier. Return the script's exit code and its
+        standard output.
 
         :raises OSError: if the shell has ended, or the SSH connection was lost.
         """
@@ -94,14 +95,14 @@ class RemoteShell:
         return error or ConnectionResetError("the shell of the SSH session has ended")
 
     def connection_made(self, channel: Any) -> None:
-        """Keep the SSH channel."""
+        """Store the SSH channel, which :meth:`close` needs."""
         self._channel = channel
 
     def session_started(self) -> None:
         """Do nothing, because :meth:`start` sends the first line."""
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Keep the output of the script that is running. The output ends with the mark."""
+        """Store the output of the running script. The mark shows where this output ends."""
         if datatype is not None:
             self._errors = (self._errors + data)[-ERRORS_KEPT:]
             return
@@ -138,7 +139,7 @@ class RemoteShell:
         """Do nothing, because the SSH session has no terminal."""
 
     def exit_status_received(self, status: int) -> None:
-        """Keep the exit code of the account's shell for an error message."""
+        """Store the exit code of the remote account's shell, for an error message."""
         self._exit_code = status
 
     def exit_signal_received(self, name: str, *_: Any) -> None:

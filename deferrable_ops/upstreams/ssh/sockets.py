@@ -1,4 +1,4 @@
-"""Local Unix sockets. Connections to them are forwarded to Unix sockets on a remote machine.
+"""Local Unix sockets. The library forwards connections from these sockets to Unix sockets on a remote machine.
 
 Only the user of this process can open the local sockets.
 """
@@ -68,7 +68,7 @@ class Sockets:
         return self._local_paths[path]
 
     async def close(self) -> None:
-        """Close the local sockets and all connections through them."""
+        """Close the local sockets and all connections that use the local sockets."""
         for server in self._servers.values():
             server.cancel()
             await asyncio.wait([server])
@@ -207,12 +207,13 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 class SocketDirectory:
-    """A new private directory for sockets, in the temporary directory. Call the constructor in a thread, because it
-    blocks.
+    """A new private directory for sockets, in the temporary directory. Call the constructor in a thread, because the
+    constructor blocks.
 
     The constructor also removes the directories that killed processes have left. A running process keeps its directory
-    locked, so that other processes do not remove it. Locks also work if several containers share the temporary
-    directory. Process ids would not work there, because each container has its own process ids.
+    locked, so that other processes do not remove this directory. Locks also work if several containers share the
+    temporary directory. Process ids instead of locks would not work in this case, because each container has its own
+    process ids.
 
     :raises ConfigurationError: if the path of the temporary directory is too long for a Unix socket.
     """

@@ -43,9 +43,10 @@ _MAX_REASON: Final = 1000
 class SupervisordAddress:
     """The address of a supervisord, with the user name and password for it.
 
-    :param socket: path of supervisord's Unix socket; None if ``url`` is given. If ``socket`` is None, ``url`` is used.
+    :param socket: path of supervisord's Unix socket. If ``socket`` is None, ``url`` is used.
     :param url: URL of supervisord's TCP server without credentials, for example ``http://127.0.0.1:9001/RPC2``.
-    :param username: the user name that supervisord's Unix socket or TCP server requires; None if it requires none.
+    :param username: the user name that supervisord's Unix socket or TCP server requires, or None if no user name is
+        required.
     :param password: the password in plain text. If supervisord's configuration contains only a hash of the password,
         give the password itself.
     :raises InputError: if ``socket`` and ``url`` are both given or both missing, or if the password is a hash.
@@ -57,7 +58,7 @@ class SupervisordAddress:
     password: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields of the address."""
         if (self.socket is None) == (self.url is None):
             raise InputError("give either socket or url of the supervisord, but not both")
         if self.password is not None and self.password.startswith("{SHA}"):
@@ -104,9 +105,9 @@ class Supervisord:
 
         :param interval: number of seconds between two requests for the states of the processes.
         :param interpret: a function that converts each response. The subscription returns the result of this function.
-            Its arguments are the response and its own result for the previous response, or None for the first response.
-            The function runs on the event loop, so it must be fast. If several subscriptions have the same function,
-            this function is called once for each response.
+            The function gets two arguments: the response, and the function's result for the previous response. For the
+            first response, the second argument is None. The function runs on the event loop, so it must be fast. If
+            several subscriptions have the same function, the function is called only once for each response.
         """
         if interpret not in self._pollers:
             self._pollers[interpret] = ProcessPoller(self._reader(interpret))

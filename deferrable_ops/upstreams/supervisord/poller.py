@@ -60,14 +60,14 @@ class ProcessSubscription(Generic[T]):
         return self._reading is not None and not self._reading.done()
 
     def deliver(self, reading: _Reading[T]) -> None:
-        """If a call of :meth:`next` is waiting for this poll result, pass the poll result to it."""
+        """If a call of :meth:`next` is waiting for this poll result, let that call return the poll result."""
         if self._reading is not None and not self._reading.done() and reading.number >= self._wanted:
             self._reading.set_result(reading)
 
 
 class ProcessPoller(Generic[T]):
-    """Polls a supervisord while at least one subscription waits for a poll result. The shortest interval of these
-    subscriptions applies.
+    """Polls a supervisord while at least one subscription waits for a poll result. The time between two polls is the
+    shortest interval of these subscriptions.
 
     When a poll ends, all waiting subscriptions get its result. So subscriptions with the same interval soon wait for
     the same poll. A subscription gets only the results of polls that began after the subscription was created.
@@ -104,8 +104,8 @@ class ProcessPoller(Generic[T]):
     def latest(self, wanted: int, max_age: float) -> _Reading[T] | None:
         """Return the newest poll result.
 
-        Return None if the number of this poll is less than `wanted`, or if the poll began more than `max_age` seconds
-        ago.
+        Return None if the number of the newest poll is less than `wanted`, or if this poll began more than `max_age`
+        seconds ago.
         """
         latest = self._latest
         if latest is None or latest.number < wanted:
@@ -115,7 +115,7 @@ class ProcessPoller(Generic[T]):
     def start(self) -> None:
         """Start the polling task.
 
-        If the polling task is already running, the task computes the time of the next poll again.
+        If the polling task is already running, it computes the time of the next poll again.
         """
         if self._task is None:
             # Use a new context, because the task outlives the trigger that starts it.

@@ -3,7 +3,7 @@
 supervisord does not escape the texts in its responses, for example the error message of a command that it could not
 start. Such a text may contain control characters, which are not allowed in XML, and line ends, which an XML parser
 would change. Before parsing, this module replaces the control characters and line ends by other characters, which are
-called stand-ins. After parsing, it replaces the stand-ins by the original characters.
+called stand-ins. After parsing, this module replaces the stand-ins by the original characters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONG_TAG: Final = re.compile(rb"<[^>]{100}")
 
 
 class UnreadableAnswer(ValueError):
-    """A response of supervisord is not valid XML-RPC, is too large, or contains text that cannot be decoded."""
+    """Raised if a response of supervisord is too large, is not valid XML-RPC, or contains undecodable text."""
 
 
 def request(method: str, arguments: Sequence[Any]) -> bytes:
