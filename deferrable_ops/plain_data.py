@@ -1,4 +1,4 @@
-"""Checks whether an operator's argument is plain data for the triggerer, a template, or another task's output."""
+"""Finds out whether an operator's argument is a template, the output of another task, or plain data."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ class Partition(Generic[R]):
 
 
 class Topic(Generic[R]):
-    """A topic, its partitions and its subscriptions."""
+    """A topic, its partitions, and the subscriptions of the waits that read it."""
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name

@@ -76,7 +76,7 @@ class Sender(AwsThread):
             detail = f"{failed.get('Code')}: {failed.get('Message') or ''}".rstrip(": ")
             if failed.get("SenderFault"):
                 raise LaunchRefused(
-                    f"SQS rejects messages[{failed['Id']}] for {queue.url}; correct this message: {detail}"
+                    f"SQS rejects messages[{failed['Id']}] for {queue.url}: {detail}; correct this message"
                 )
             log.warning(
                 "SQS did not accept messages[%s] for %s; retrying: %s", failed["Id"], queue.url, detail
