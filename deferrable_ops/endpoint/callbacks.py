@@ -107,7 +107,7 @@ def check_body(verb: Verb, payload: Any) -> None:
 
 def _fields(verb: Verb, payload: Any, known: str) -> dict[str, Any]:
     if not isinstance(payload, dict):
-        raise InputError(f"the body of the {verb} callback must be a JSON object, which may have {known}")
+        raise InputError(f"the body of the {verb} callback must be a JSON object; it can have {known}")
     return payload
 
 

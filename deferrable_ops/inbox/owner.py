@@ -74,8 +74,8 @@ class Owner:
 
         Call this method in the same transaction as the registration or launch.
 
-        :param cancel: if True, return whether this process may also settle the waits of killed tasks and cancel
-            external work. A triggerer may not do so while it does not know the id of its deployment.
+        :param cancel: if True, return whether this process may, in addition, settle the waits of killed tasks and
+            cancel external work. A triggerer may not do so while it does not know the id of its deployment.
         """
         return self._problem(await _read(connection), cancel=cancel) is None
 

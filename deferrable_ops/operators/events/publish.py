@@ -73,8 +73,8 @@ class PublishEventOperator(TriggererOperator):
     :param select: a JMESPath expression that selects the messages from the list of all values of all files. For lines
         like ``{"topic": "etl-finish", "data": [...]}``, use ``"[?topic == 'etl-finish'].data[]"``.
     :param merge: a :class:`~deferrable_ops.events.Merge` or a list of them. A Merge combines the messages of the files
-        into fewer messages. If the ``match`` of no Merge is true for a message, the message is not published. The log
-        and ``left_over`` in the XCom show how many messages these are.
+        into fewer messages. A message is published only if the ``match`` of at least one Merge is true for it. The log
+        and ``left_over`` in the XCom show how many messages were left out.
     :param key: the key of the Kafka records for messages that have no key of their own. Without `key`, the records of
         all messages without a key go to one partition, so these records keep their order.
     :param group_id: the message group in a FIFO queue for messages that have no group of their own. Without
