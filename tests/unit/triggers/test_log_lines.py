@@ -28,15 +28,17 @@ def lines_of_a_start(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_webhook_writes_at_most_two_lines_until_it_waits(caplog: pytest.LogCaptureFixture) -> None:
-    async with outside_service() as service:
-        async with running(WebhookOperator(task_id="train", url=service.url)) as task:
-            await service.next_request()
-            async with asyncio.timeout(10):
-                while not any("Launched" in line for line in lines_of_a_start(caplog)):
-                    await asyncio.sleep(0.01)
-            lines = lines_of_a_start(caplog)
-            await task.call_back(None)
-            await task.outcome()
+    async with (
+        outside_service() as service,
+        running(WebhookOperator(task_id="train", url=service.url)) as task,
+    ):
+        await service.next_request()
+        async with asyncio.timeout(10):
+            while not any("Launched" in line for line in lines_of_a_start(caplog)):
+                await asyncio.sleep(0.01)
+        lines = lines_of_a_start(caplog)
+        await task.call_back(None)
+        await task.outcome()
     assert len(lines) <= LINES, lines
 
 
