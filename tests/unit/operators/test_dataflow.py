@@ -324,11 +324,11 @@ def test_arguments_of_the_google_provider_work_in_default_args() -> None:
         ),
         (
             {"poll_sleep": 5, "poll_interval": 6},
-            "poll_sleep= is the google provider's name of poll_interval=",
+            "poll_sleep= is the google provider's name for poll_interval=",
         ),
         (
             {"drain_pipeline": True, "on_kill": "cancel"},
-            "drain_pipeline= is the google provider's name of on_kill=",
+            "drain_pipeline= is the google provider's name for on_kill=",
         ),
         ({"deferrable": False}, "deferrable=False is not possible"),
         ({"cancel_timeout": 600}, "cancel_timeout= is not needed"),

@@ -273,5 +273,5 @@ async def test_refused_pause_is_no_failure_and_is_requested_again(
     await daemon.looked()
     assert daemon.calls.count(("supervisor.stopProcess", "a:a", False)) >= 2
     assert not run.task.done()
-    assert "a:a: no" in caplog.text
+    assert "Could not stop a:a for a pause, or start it after a pause: no" in caplog.text
     assert caplog.text.count("a:a is in a crash loop") == 1
