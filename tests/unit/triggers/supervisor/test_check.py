@@ -179,7 +179,7 @@ async def test_pause_is_saved_before_the_program_is_stopped(
     runs: Runs, daemon: FakeSupervisord, tmp_path: Path
 ) -> None:
     """Otherwise, after a restart in between, the stopped program would count as done."""
-    trigger, attempt = watching(two(tmp_path, policy=CRASHES)), new_attempt()
+    trigger, attempt = watching(two(tmp_path, policy=CRASHES | {"crash_delay": 2})), new_attempt()
     run = runs.start(trigger, attempt)
     await daemon.looked()
     before_the_stop = list[dict[str, Any]]()
