@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,14 @@ class RealSshd:
 
 
 def _kill(process: psutil.Process) -> None:
-    for one in [process, *(child for child in process.children(recursive=True) if child.name() == "sshd")]:
-        try:
-            one.kill()
-        except psutil.NoSuchProcess:
-            continue
-        psutil.wait_procs([one], timeout=5)
+    found = [process]
+    with suppress(psutil.NoSuchProcess):  # a refused connection ends by itself
+        found += process.children(recursive=True)
+    for one in found:
+        with suppress(psutil.NoSuchProcess):
+            if one is process or one.name() == "sshd":
+                one.kill()
+                psutil.wait_procs([one], timeout=5)
 
 
 def _find_binary() -> str:
