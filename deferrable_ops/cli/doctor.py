@@ -90,11 +90,10 @@ async def _unended(inbox: Inbox) -> AsyncIterator[Finding]:
 
     found = await unended.find_unended(inbox, unended.attempts_from_database)
     if found:
-        oldest = min(found, key=lambda wait: wait.settled_at or 0.0)
         yield Finding(
             "unended",
             f"{len(found)} tasks have had an outcome for more than {unended.ANSWERED_FOR:.0f} s, but have not ended in "
-            f"Airflow, the oldest since {time_text(oldest.settled_at)} (wait {oldest.id})",
+            f"Airflow, the oldest since {time_text(found[0].settled_at)} (wait {found[0].id})",
             "check that the triggerers run and are not overloaded; to list the tasks, run: "
             "deferrable-ops waits --answered",
         )

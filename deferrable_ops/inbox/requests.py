@@ -227,7 +227,7 @@ class ClaimedRequest:
                 await self.check()
 
     async def finish(self, text: str, *, failed: bool = False) -> None:
-        """Record the final answer: the text that tells the user what was done, or why the request failed.
+        """Record the final answer: the text that shows the user what was done, or why the request failed.
 
         :param failed: whether the request failed. A failed request is not tried again.
         """

@@ -100,7 +100,7 @@ def team_connection(conn_id: str) -> Any:
 
 
 def missing_connection(conn_id: str, error: Exception | None = None) -> str:
-    """Return an error message, which says that Airflow has no connection with this id, and how to create the
+    """Return an error message about an id for which Airflow has no connection. The message shows how to create the
     connection.
     """
     team = settings.team()

@@ -54,7 +54,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def fix_of(error: BaseException) -> str:
-    """Return a text that tells a user how to correct the error; "" if the error table has no such text."""
+    """Return a text that shows a user how to correct the error; "" if the error table has no such text."""
     row = _row_of(_cause(error))
     return "" if row is None else row.fix
 
@@ -70,7 +70,7 @@ def describe(error: BaseException) -> str:
 
 
 def describe_with_fix(error: BaseException) -> str:
-    """Return the result of :func:`describe`. If the error table says how to correct the error, add this text."""
+    """Return the result of :func:`describe`, with the text of :func:`fix_of` if there is one."""
     fix = fix_of(error)
     return f"{describe(error)}; {fix}" if fix else describe(error)
 

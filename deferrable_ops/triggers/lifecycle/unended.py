@@ -33,14 +33,16 @@ async def find_unended(
     *,
     conditions: Sequence[ColumnElement[bool]] = (),
 ) -> list[Wait]:
-    """Return the waits that were settled more than `answered_for` seconds ago although Airflow has not ended the task.
+    """Return the waits that were settled more than `answered_for` seconds ago although Airflow has not ended the task,
+    the first settled wait first.
 
     The triggerers of such tasks are down, overloaded or stuck.
 
     :param conditions: SQLAlchemy conditions on the table of waits; only waits that meet all these conditions are
         returned.
     """
-    return await inbox.waits.settled_before(await source(), answered_for, *conditions)
+    found = await inbox.waits.settled_before(await source(), answered_for, *conditions)
+    return sorted(found, key=lambda wait: wait.settled_at or 0.0)
 
 
 async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _EVERY) -> None:
@@ -58,7 +60,7 @@ async def report_unended(inbox: Inbox, source: AttemptsSource, every: float = _E
         if is_turn:
             stats.gauge(METRIC, len(found))
         if found:
-            oldest = min(found, key=lambda wait: wait.settled_at or 0.0)
+            oldest = found[0]
             log.warning(
                 "%d tasks have had an outcome for more than %d s, but have not ended in Airflow. The oldest is %s.%s "
                 "of run %s (wait %s). Check that the triggerers run and are not overloaded. To list the tasks, run: "

@@ -76,7 +76,7 @@ def is_denied(error: Exception) -> bool:
 
 
 def is_about_messages(error: Exception) -> bool:
-    """Return whether SQS rejects the messages of the call, whatever the credentials and permissions are."""
+    """Return whether SQS rejects the messages of the call, regardless of the credentials and permissions."""
     response = getattr(error, "response", None)
     return isinstance(response, dict) and _code(response).rpartition(".")[2] in _ABOUT_MESSAGES
 

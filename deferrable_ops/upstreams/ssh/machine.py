@@ -201,7 +201,7 @@ class SshMachine:
     async def _kill(self, command: Command) -> str:
         """Kill a command and all processes in its session. sshd does not kill commands that run as root.
 
-        Return a text for the error message, which says whether the command was killed.
+        Return a text for the error message, with the information whether the command was killed.
         """
         if command.pid is None:
             return ""

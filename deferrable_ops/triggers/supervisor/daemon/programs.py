@@ -60,25 +60,21 @@ async def stop_running(host: SupervisorHost, before: StartSnapshot) -> None:
         await asyncio.sleep(host.timings.poll_interval)
 
 
-async def start_programs(
-    host: SupervisorHost, before: StartSnapshot, only: Collection[str] | None = None
-) -> list[Process]:
+async def start_programs(host: SupervisorHost, before: StartSnapshot) -> list[Process]:
     """Start the programs that are not running, wait until each process has started or ended and each program is ready,
-    and return the processes of these programs.
+    and return the processes of all programs.
 
     A program is started when the programs in its ``after`` are ready. A program that is not ready in time is stopped,
     so that a retry of the step starts it again.
 
     :param before: the snapshot from :meth:`StartSnapshot.with_logs`, which the caller has saved.
-    :param only: the names of the programs to start; None means all programs. A program waits only for programs that are
-        in `only`.
     :raises NotReady: if a program was not ready within its ``ready_timeout``.
     :raises StepFailed: if a program could not be started; or if a program has ended, and the action of its policy for
         this end is FAIL or RETRY.
     """
-    order = StartOrder(host, before, host.cfg.programs if only is None else only)
+    order = StartOrder(host, before, host.cfg.programs)
     while True:
-        found = await read_programs(host, only)
+        found = await read_programs(host)
         try:
             due = await order.next(found)
         except NotReady as late:
