@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -73,14 +71,7 @@ def test_dag_test_runs_the_whole_wait(airflow: RealAirflow, finishing: OutsideDa
         "    print(dag.test(run_conf={'job': job}).state)\n"
     )
     with airflow.paused("dataflow_flex"):
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=airflow.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            timeout=120,
-            check=True,
-        )
-    states = [line for line in done.stdout.splitlines() if line in ("success", "failed")]
+        printed = airflow.run_python(program, timeout=120)
+    states = [line for line in printed.splitlines() if line in ("success", "failed")]
     assert states == ["success", "failed"]
     assert len(finishing.jobs()) == len(finishing.jobs(failing)) == 1

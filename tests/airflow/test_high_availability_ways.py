@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -214,15 +212,8 @@ def test_dag_test_runs_the_check_and_its_branch(airflow: RealAirflow, tmp_path: 
         f"    print(dags[dag_id].test(run_conf={{'file': {str(script)!r}}}).state)\n"
     )
     with airflow.paused("ha"), airflow.paused("ha_on_a_worker"):
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=airflow.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            timeout=180,
-            check=True,
-        )
-    states = [line for line in done.stdout.splitlines() if line in ENDED]
+        printed = airflow.run_python(program, timeout=180)
+    states = [line for line in printed.splitlines() if line in ENDED]
     assert states == ["success", "failed", "success"]
 
 

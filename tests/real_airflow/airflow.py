@@ -6,6 +6,7 @@ import functools
 import os
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -165,6 +166,17 @@ class RealAirflow:
     def run_own_command(self, *arguments: str) -> str:
         """Run `deferrable-ops ARGUMENTS` beside the components and return what it printed."""
         return self._run(*arguments, program=AIRFLOW.with_name("deferrable-ops"))
+
+    def run_python(self, program: str, timeout: float) -> str:
+        """Run a Python program in this Airflow's environment, and return what it prints."""
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            timeout=timeout,
+            check=True,
+        ).stdout
 
     def written_files(self) -> Iterator[Path]:
         """Go through every log that anything of this Airflow wrote: task logs and the components' outputs."""

@@ -8,9 +8,9 @@ import threading
 from typing import Any
 
 import pytest
-from airflow.sdk import BaseNotifier
 from integration.supervisor.support import BEGIN, SLEEP, Place
 from unit.triggers.supervisor.fakes import watching
+from unit.triggers.supervisor.recorder import Recorder, received
 from unit.triggers.support import Runs, eventually
 
 from deferrable_ops.checks import TcpCheck
@@ -20,21 +20,7 @@ from deferrable_ops.triggers.supervisor.watch.notices import Notices
 
 pytest.importorskip("supervisor.supervisord")
 
-received: list[tuple[str, dict[str, Any]]] = []
 release = threading.Event()
-
-
-class Recorder(BaseNotifier):
-    """Keeps its rendered text and the event."""
-
-    template_fields = ("text",)
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-
-    async def async_notify(self, context: Any) -> None:
-        received.append((self.text, context["event"]))
 
 
 async def fail() -> None:
@@ -49,7 +35,10 @@ async def block() -> None:
     release.wait(60)
 
 
-RECORDER = {"path": f"{__name__}.Recorder", "kwargs": {"text": "{{ event.kind }} of {{ event.program }}"}}
+RECORDER = {
+    "path": f"{Recorder.__module__}.Recorder",
+    "kwargs": {"text": "{{ event.kind }} of {{ event.program }}"},
+}
 # Nothing listens on this port.
 CLOSED = TcpCheck("127.0.0.1", 1)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import BaseNotifier
 from unit.supervisord.support import config, process
+from unit.triggers.supervisor.recorder import Recorder, received
 from unit.triggers.support import new_attempt
 
 from deferrable_ops.exceptions import SupervisordRefused
@@ -23,21 +23,7 @@ from deferrable_ops.triggers.supervisor.watch.notices import Notices
 from deferrable_ops.triggers.supervisor.watch.program_events import ProgramEvent, ProgramEventKind
 from deferrable_ops.upstreams.machine.local import LocalMachine
 
-received: list[Any] = []
 release = threading.Event()
-
-
-class Recorder(BaseNotifier):
-    """Keeps its rendered text and the event."""
-
-    template_fields = ("text",)
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-
-    async def async_notify(self, context: Any) -> None:
-        received.append((self.text, context["event"]))
 
 
 async def record(context: Any, channel: str) -> None:
@@ -114,7 +100,7 @@ async def sent(notices: Notices, *events: ProgramEvent) -> None:
 async def test_notifier_class_renders_its_templates_with_the_event(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("first\nlast\n")
     text = "{{ event.kind }} {{ event.program }} {{ ti.task_id }} {{ dag_id }} {{ message }}"
-    found = notices({"path": f"{__name__}.Recorder", "kwargs": {"text": text}})
+    found = notices({"path": f"{Recorder.__module__}.Recorder", "kwargs": {"text": text}})
     await sent(
         found,
         event(
@@ -157,7 +143,7 @@ async def test_function_gets_its_kwargs_and_the_context_if_it_has_this_parameter
 async def test_exit_code_of_a_process_that_runs_again_comes_from_the_log_of_supervisord(
     log: str | Exception, reason: str, code: int | None
 ) -> None:
-    found = notices({"path": f"{__name__}.Recorder", "kwargs": {"text": ""}}, log=log)
+    found = notices({"path": f"{Recorder.__module__}.Recorder", "kwargs": {"text": ""}}, log=log)
     await sent(found, event(reason=reason, state=ProcessState.RUNNING))
     assert received[0][1]["exitstatus"] == code
 
@@ -211,7 +197,7 @@ async def test_task_does_not_wait_longer_than_finish_timeout(
 
 
 async def test_second_notice_within_a_minute_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = notices({"path": f"{__name__}.Recorder", "kwargs": {"text": ""}})
+    found = notices({"path": f"{Recorder.__module__}.Recorder", "kwargs": {"text": ""}})
     await sent(found, event(), event(), event(ProgramEventKind.PAUSED))
     assert sorted(data["kind"] for _, data in received) == ["paused", "restarted"]
     monkeypatch.setattr(Notices, "min_interval", 0)
@@ -222,6 +208,6 @@ async def test_second_notice_within_a_minute_is_skipped_and_counted(monkeypatch:
 
 async def test_number_of_notices_at_the_same_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Notices, "max_running", 2)
-    found = notices({"path": f"{__name__}.Recorder", "kwargs": {"text": ""}})
+    found = notices({"path": f"{Recorder.__module__}.Recorder", "kwargs": {"text": ""}})
     await sent(found, *(event(kind) for kind in ProgramEventKind))
     assert len(received) == 2
